@@ -1,0 +1,121 @@
+"""From a picture to feature maps: a convolutional network read at several depths."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from ddetr_edu.detector.config import DeformableDETRConfig
+
+
+def build_backbone(config: DeformableDETRConfig) -> nn.Module:
+    """The backbone that a configuration names: images (N, 3, H, W) -> three maps, finest first.
+
+    The module's `channels` tells the width of each map; the strides are 8, 16 and 32 (with
+    dilation 8, 16 and 16).
+    """
+    if config.backbone == "tiny":
+        return TinyBackbone()
+    return ResNetBackbone(config.backbone, config.dilation)
+
+
+class ResNetBackbone(nn.Module):
+    """A torchvision ResNet, read after its last three stages: C3, C4, C5.
+
+    Every batch norm is frozen, and so are the stem and the first stage: batches in detection are
+    too small to estimate statistics, and early filters need no change.
+
+    Source: models/backbone.py of the official code.
+    """
+
+    def __init__(self, name: str = "resnet50", dilation: bool = False):
+        super().__init__()
+        try:
+            resnet = get_model(
+                name,
+                weights=None,
+                norm_layer=FrozenBatchNorm2d,
+                replace_stride_with_dilation=[False, False, dilation],
+            )
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f'torchvision cannot build the backbone "{name}": {error}') from None
+        stages = {"layer2": "C3", "layer3": "C4", "layer4": "C5"}
+        self.body = IntermediateLayerGetter(resnet, stages)  # drops the classifier
+        widest = resnet.fc.in_features
+        self.name, self.channels = name, (widest // 4, widest // 2, widest)
+        for part, parameter in self.body.named_parameters():
+            if not part.startswith(("layer2", "layer3", "layer4")):
+                parameter.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return list(self.body(images).values())
+
+    def load_imagenet(self) -> None:
+        """Load the ImageNet weights that the official models started from (downloads them once).
+
+        Raises: OSError, in one sentence, if they are neither cached nor to be had.
+        """
+        weights = get_model_weights(self.name).IMAGENET1K_V1
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"the ImageNet weights of {self.name} could not be downloaded from {weights.url} "
+                f"({error}); connect to the network, or put the file into "
+                f"{torch.hub.get_dir()}/checkpoints, or train without them"
+            ) from None
+        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        self.body.load_state_dict(state)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; it starts as the identity (last norm scaled by 0)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm1(self.conv1(x)).relu()
+        out = self.norm2(self.conv2(out))
+        return (out + self.shortcut(x)).relu()
+
+
+class TinyBackbone(nn.Module):
+    """A ResNet small enough to train from nothing on a laptop: 1.3 million weights.
+
+    A stride-4 stem and four stages of 32, 64, 128 and 192 channels; maps of strides 8, 16 and 32.
+    """
+
+    channels = (64, 128, 192)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            ResidualBlock(32, 32, 1),
+        )  # stride 4
+        self.stages = nn.ModuleList([
+            nn.Sequential(ResidualBlock(32, 64, 2), ResidualBlock(64, 64, 1)),  # stride 8
+            nn.Sequential(ResidualBlock(64, 128, 2), ResidualBlock(128, 128, 1)),  # stride 16
+            ResidualBlock(128, 192, 2),  # stride 32
+        ])  # fmt: skip
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.stem(images)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps

@@ -1,0 +1,73 @@
+"""What a Deformable DETR is made of, as one plain dataclass."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DeformableDETRConfig:
+    """Every choice that shapes the model; the defaults are the paper's multi-scale model.
+
+    Raises: ValueError, in one sentence, for values that cannot be built.
+    Source: main.py of the official code.
+    """
+
+    num_classes: int = 91  # COCO's ids run to 90; the official models have one output for each
+    backbone: str = "resnet50"  # any torchvision ResNet by its name, or "tiny"
+    dilation: bool = False  # DC5: the last stage keeps stride 16 and dilates instead
+    d_model: int = 256  # C
+    n_heads: int = 8  # M
+    n_levels: int = 4  # L: up to three stages of the backbone, then strided convolutions
+    n_points: int = 4  # P
+    n_encoder_layers: int = 6
+    n_decoder_layers: int = 6
+    d_ffn: int = 1024
+    dropout: float = 0.1
+    n_queries: int = 300  # Lq of the decoder
+    box_refine: bool = False  # each decoder layer corrects the box of the layer before
+
+    def __post_init__(self):
+        if self.backbone != "tiny" and not self.backbone.startswith("resnet"):
+            raise ValueError(
+                f'backbone "{self.backbone}" is not known; use "tiny" or a torchvision ResNet '
+                'such as "resnet50"'
+            )
+        if self.dilation and self.backbone == "tiny":
+            raise ValueError("dilation needs a torchvision ResNet; the tiny backbone has none")
+        for name in ("num_classes", "n_levels", "n_points", "n_decoder_layers", "n_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"d_model={self.d_model} channels cannot be shared out over "
+                f"n_heads={self.n_heads}; choose a number of heads that divides d_model"
+            )
+        if self.d_model % 32:
+            raise ValueError(
+                f"d_model={self.d_model} must be a multiple of 32, the number of groups that "
+                "normalise the projected feature maps"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "DeformableDETRConfig":
+        """A configuration by name, with changes: `preset("tiny", num_classes=6)`.
+
+        Raises: ValueError for an unknown name, listing the known ones.
+        """
+        if name not in PRESETS:
+            raise ValueError(f'preset "{name}" does not exist; choose one of {", ".join(PRESETS)}')
+        return cls(**{**PRESETS[name], **changes})
+
+
+# What each preset changes from the defaults above.
+PRESETS = {
+    "tiny": dict(
+        backbone="tiny", d_model=128, n_heads=4, n_levels=3, n_encoder_layers=2,
+        n_decoder_layers=3, d_ffn=256, dropout=0.0, n_queries=60, box_refine=True,
+    ),
+    "r50_single_scale": dict(n_levels=1),
+    "r50_single_scale_dc5": dict(n_levels=1, dilation=True),
+    "r50": dict(),
+    "r50_refine": dict(box_refine=True),
+}

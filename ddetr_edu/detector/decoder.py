@@ -1,0 +1,96 @@
+"""The decoder: queries talk to one another, look into the memory, and name boxes."""
+
+import torch
+from torch import Tensor, nn
+
+from ddetr_edu.attention import MSDeformAttn
+from ddetr_edu.attention.locations import SpatialShapes
+from ddetr_edu.detector.config import DeformableDETRConfig
+from ddetr_edu.detector.encoder import FeedForward
+from ddetr_edu.detector.heads import PredictionHeads
+from ddetr_edu.detector.queries import Queries
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among the queries, deformable cross-attention into the memory, feed-forward.
+
+    The self-attention is the ordinary dense one: among a few hundred queries it costs little, and
+    it is how queries agree on who takes which object.
+    """
+
+    def __init__(self, config: DeformableDETRConfig):
+        super().__init__()
+        c, dropout = config.d_model, config.dropout
+        self.self_attn = nn.MultiheadAttention(c, config.n_heads, dropout, batch_first=True)
+        self.self_attn_norm = nn.LayerNorm(c)
+        self.cross_attn = MSDeformAttn(c, config.n_heads, config.n_levels, config.n_points)
+        self.cross_attn_norm = nn.LayerNorm(c)
+        self.ffn = FeedForward(c, config.d_ffn, dropout)
+        self.ffn_norm = nn.LayerNorm(c)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        reference_points: Tensor,
+        memory: Tensor,
+        spatial_shapes: SpatialShapes,
+        padding_mask: Tensor,
+    ) -> Tensor:
+        query = content + position
+        heard, _ = self.self_attn(query, query, content, need_weights=False)
+        content = self.self_attn_norm(content + self.dropout(heard))
+        read = self.cross_attn(
+            content + position, reference_points, memory, spatial_shapes, padding_mask
+        )
+        content = self.cross_attn_norm(content + self.dropout(read))
+        return self.ffn_norm(content + self.dropout(self.ffn(content)))
+
+
+class Decoder(nn.Module):
+    """Decoder layers, each followed by prediction heads.
+
+    Without box refinement all layers share one pair of heads and every layer decodes against the
+    first reference points. With it each layer has heads of its own and corrects the box of the
+    layer before. The corrected box is detached: a layer learns from its own loss alone.
+
+    Source: paper, section 4.2; DeformableTransformerDecoder of the official code.
+    """
+
+    def __init__(self, config: DeformableDETRConfig):
+        super().__init__()
+        self.box_refine = config.box_refine
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_decoder_layers))
+        # Only the first heads see a bare point and must guess a size; later ones correct a box.
+        sides = [-2.0] + [0.0] * (config.n_decoder_layers - 1) if config.box_refine else [-2.0]
+        self.heads = nn.ModuleList(
+            PredictionHeads(config.d_model, config.num_classes, side) for side in sides
+        )
+
+    def forward(
+        self,
+        queries: Queries,
+        memory: Tensor,
+        spatial_shapes: SpatialShapes,
+        ratios: Tensor,
+        padding_mask: Tensor,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The logits (N, Lq, K) and boxes (N, Lq, 4) after every layer, first layer first.
+
+        queries: references as fractions of the picture
+        memory (N, S, C); ratios (N, L, 2); padding_mask (N, S), True = padding
+        """
+        content, position, reference = queries
+        predictions = []
+        for index, layer in enumerate(self.layers):
+            # References are fractions of the picture; sampling needs fractions of the padded level.
+            scale = torch.cat([ratios] * (reference.shape[-1] // 2), dim=-1)  # (N, L, 2 or 4)
+            on_levels = reference[:, :, None] * scale[:, None]  # (N, Lq, L, 2 or 4)
+            content = layer(content, position, on_levels, memory, spatial_shapes, padding_mask)
+            heads = self.heads[index if self.box_refine else 0]
+            logits, boxes = heads(content, reference)
+            predictions.append((logits, boxes))
+            if self.box_refine:
+                reference = boxes.detach()
+        return predictions

@@ -1,0 +1,48 @@
+"""From a decoder state to a class and a box."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The number whose sigmoid is x; x is first clamped to [eps, 1 - eps], as officially."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+class PredictionHeads(nn.Module):
+    """One linear layer for the classes, a three-layer net for the box.
+
+    The class bias starts so that every class has probability 0.01: most queries are background,
+    and focal loss would otherwise spend its first steps saying so. The box net starts at zero: the
+    first box is centred on the reference point, a little over a tenth of the picture wide.
+
+    start_side: what the bias of width and height starts at, before the sigmoid
+    Source: deformable_detr.py of the official code.
+    """
+
+    def __init__(self, d_model: int, num_classes: int, start_side: float = -2.0):
+        super().__init__()
+        self.classify = nn.Linear(d_model, num_classes)
+        nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))
+        self.locate = nn.Sequential(
+            nn.Linear(d_model, d_model), nn.ReLU(),
+            nn.Linear(d_model, d_model), nn.ReLU(),
+            nn.Linear(d_model, 4),
+        )  # fmt: skip
+        nn.init.zeros_(self.locate[-1].weight)
+        nn.init.zeros_(self.locate[-1].bias)
+        nn.init.constant_(self.locate[-1].bias[2:], start_side)
+
+    def forward(self, state: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and boxes of the queries, the boxes as corrections of their references.
+
+        state (N, Lq, C); reference (N, Lq, 2) (x, y) or (N, Lq, 4) (cx, cy, w, h), in [0, 1]
+        Returns: logits (N, Lq, K); boxes (N, Lq, 4) (cx, cy, w, h) in [0, 1]
+        """
+        correction = self.locate(state)
+        known = inverse_sigmoid(reference)
+        known = nn.functional.pad(known, (0, 4 - known.shape[-1]))  # a point knows no size
+        return self.classify(state), (correction + known).sigmoid()

@@ -1,0 +1,98 @@
+"""From pictures of any size to one padded batch, and from the model's boxes back to pixels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, clip_boxes_to_image
+from torchvision.transforms.v2 import functional as transforms
+
+from ddetr_edu.detector.model import Predictions
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in RGB
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """How large pictures are shown to the model: the short side, unless the long one gets too long.
+
+    The defaults are those of the official validation.
+    """
+
+    short_side: int = 800
+    long_side: int = 1333
+
+    def __post_init__(self):
+        if not 1 <= self.short_side <= self.long_side:
+            raise ValueError(
+                f"a picture size needs 1 <= short_side <= long_side, but it is "
+                f"{self.short_side} and {self.long_side}"
+            )
+
+    def fit(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that a picture of this size is resized to; the shape is kept."""
+        scale = min(self.short_side / min(height, width), self.long_side / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def to_floats(picture: Tensor) -> Tensor:
+    """A picture of bytes, (3, H, W) uint8, as the detector takes it: floats in [0, 1]."""
+    return transforms.to_dtype(picture.as_subclass(Tensor), torch.float32, scale=True)
+
+
+def make_batch(pictures: list[Tensor], size: PictureSize) -> tuple[Tensor, Tensor]:
+    """Resize, normalise and pad pictures into one batch.
+
+    pictures: list of (3, H, W) in [0, 1], of any sizes
+    Returns: images (N, 3, H, W) normalised, zeros where padded; padding_mask (N, H, W), True there
+    """
+    resized = [
+        transforms.normalize(
+            transforms.resize(picture, list(size.fit(*picture.shape[1:])), antialias=True),
+            MEAN,
+            STD,
+        )
+        for picture in pictures
+    ]
+    height = max(picture.shape[1] for picture in resized)
+    width = max(picture.shape[2] for picture in resized)
+    images = resized[0].new_zeros(len(resized), 3, height, width)
+    padding_mask = torch.ones(
+        len(resized), height, width, dtype=torch.bool, device=images.device
+    )
+    for n, picture in enumerate(resized):
+        _, h, w = picture.shape
+        images[n, :, :h, :w] = picture
+        padding_mask[n, :h, :w] = False
+    return images, padding_mask
+
+
+def best_detections(
+    predictions: Predictions, sizes: list[tuple[int, int]], count: int = 100
+) -> list[dict[str, Tensor]]:
+    """The best (query, class) pairs of each picture, as boxes in its pixels.
+
+    A query may appear more than once, with different classes: each class has its own sigmoid.
+
+    sizes: (H, W) of each original picture
+    Returns: per picture "boxes" (k, 4) xyxy in pixels, inside the picture, "scores" (k,) from high
+        to low, "classes" (k,) indices of the class output, "queries" (k,) the query of each.
+    Source: PostProcess of the official deformable_detr.py.
+    """
+    n_images, n_queries, n_classes = predictions.logits.shape
+    scores = predictions.logits.sigmoid().flatten(1)  # (N, Lq*K)
+    scores, best = scores.topk(min(count, n_queries * n_classes), dim=1)
+    queries, classes = best // n_classes, best % n_classes  # (N, k)
+    boxes = predictions.boxes.gather(1, queries[..., None].expand(-1, -1, 4))  # (N, k, 4)
+    boxes = box_convert(boxes, "cxcywh", "xyxy")
+    results = []
+    for n, (height, width) in enumerate(sizes):
+        in_pixels = boxes[n] * boxes.new_tensor([width, height, width, height])
+        results.append({
+            "boxes": clip_boxes_to_image(in_pixels, (height, width)),
+            "scores": scores[n],
+            "classes": classes[n],
+            "queries": queries[n],
+        })
+    return results
