@@ -1,0 +1,269 @@
+"""The training loop: batches in; a checkpoint, a log and a picture of its curves out."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ddetr_edu.data import CocoDetection, Shapes, collate, light_augmentation
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
+from ddetr_edu.training.checkpoint import save
+from ddetr_edu.training.detector import Detector
+from ddetr_edu.training.evaluate import evaluate
+from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
+from ddetr_edu.viz import plot_curves
+
+ENDLESS = 1_000_000_000  # generated scenes, more than any run can use up
+LOG_EVERY = 10  # steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder."""
+
+    data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
+    preset: str = "tiny"  # the model: tiny, r50, r50_refine, r50_single_scale, ...
+    out: Path = Path("runs/train")  # folder for everything the run leaves behind
+    minutes: float | None = None  # stop after this much training time (evaluation not counted)
+    steps: int | None = None  # or stop after this many steps
+    batch: int = 8  # pictures per step
+    size: PictureSize = field(default_factory=lambda: PictureSize(192, 224))
+    overfit: int | None = None  # learn this many training pictures by heart, evaluate on the same
+    eval_every: int = 500  # steps between evaluations; one more comes at the end
+    imagenet: bool = False  # start a ResNet from ImageNet weights (downloaded once)
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU where there is one
+    seed: int = 0  # of the weights, the order of the pictures and the augmentation
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self):
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("say how long to train: give --minutes or --steps, and not both")
+        for name in ("minutes", "steps", "batch", "overfit", "eval_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+
+
+class NonFiniteLoss(ValueError):
+    """The loss has become infinite or NaN; going on would destroy the weights."""
+
+
+class Clock:
+    """How far a run has come, in steps and in minutes of training; evaluation is not counted."""
+
+    def __init__(self, minutes: float | None, steps: int | None):
+        self.step = 0
+        self._most_minutes, self._most_steps = minutes, steps
+        self._started = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self._started) / 60
+
+    @property
+    def progress(self) -> float:
+        """From 0 at the start to 1 at the end of the run."""
+        if self._most_minutes is not None:
+            return min(1.0, self.minutes / self._most_minutes)
+        return min(1.0, self.step / self._most_steps)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        stopped = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - stopped
+
+
+def train(config: TrainConfig) -> dict[str, float]:
+    """Train as configured. Returns COCO's twelve numbers of the trained detector.
+
+    Leaves in config.out: checkpoint.pt, metrics.jsonl (a line per ten steps and per evaluation),
+    config.json and curves.png. Ctrl-C ends the training early and keeps all of it.
+
+    Raises: DataError for a data set that cannot be used, ValueError for settings that do not go
+        together, NonFiniteLoss if training diverges (the last checkpoint is kept), OSError for
+        a folder that cannot be written to.
+    """
+    torch.manual_seed(config.seed)
+    torch.set_flush_denormal(True)  # numbers next to zero slow a CPU down a hundredfold
+    device = pick_device(config.device)
+    training_set, validation_set = open_datasets(config)
+    detector = build_detector(config, training_set.categories).to(device)
+    optimizer = build_optimizer(detector, config.optim)
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.json").write_text(json.dumps(asdict(config), default=str, indent=2))
+    log = config.out / "metrics.jsonl"
+    log.write_text("")
+    report(config, training_set, validation_set, detector, device)
+
+    clock = Clock(config.minutes, config.steps)
+    pictures = batches(training_set, config)
+    bar = tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}{postfix}", desc="training")
+
+    def evaluate_and_save() -> tuple[dict[str, float], str]:
+        with clock.paused():
+            metrics, table = evaluate(detector, validation_set, config.batch, progress=False)
+            write_line(log, {"step": clock.step, "minutes": clock.minutes, **metrics})
+            save(config.out / "checkpoint.pt", detector, step=clock.step, metrics=metrics)
+            plot_curves(log, config.out / "curves.png")
+        bar.write(f"step {clock.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+        return metrics, table
+
+    ending = "done"
+    detector.train()
+    try:
+        while clock.progress < 1:
+            images, targets = next(pictures)
+            clock.step += 1
+            losses = training_step(detector, optimizer, images, targets, clock, config.optim)
+            if clock.step % LOG_EVERY == 0 or clock.step == 1:
+                write_line(log, {"step": clock.step, "minutes": clock.minutes, **losses})
+                bar.set_postfix_str(f"step {clock.step}, loss {losses['loss']:.2f}")
+            bar.update(100 * clock.progress - bar.n)
+            if clock.step % config.eval_every == 0 and clock.progress < 1:
+                evaluate_and_save()
+    except KeyboardInterrupt:
+        ending = "stopped by the keyboard"
+        bar.write("stopping: what has been learned so far is evaluated and saved")
+    metrics, table = evaluate_and_save()
+    bar.close()
+    print(table)
+    print(
+        f"{ending} after {clock.step} steps and {clock.minutes:.1f} minutes of training; "
+        f"left in {config.out}: checkpoint.pt, metrics.jsonl, config.json, curves.png"
+    )
+    return metrics
+
+
+def training_step(
+    detector: Detector,
+    optimizer: torch.optim.Optimizer,
+    images: list[Tensor],
+    targets: list[dict],
+    clock: Clock,
+    config: OptimConfig,
+) -> dict[str, float]:
+    """One step: losses, gradients, clipping, update. Returns the losses as plain numbers.
+
+    images: list of uint8 (3, H, W);  targets: as the data sets give them
+    Raises: NonFiniteLoss, naming the pictures, before any weight is touched.
+    """
+    rate = set_rate(optimizer, clock.step, clock.progress, config.warmup_steps)
+    device = next(detector.parameters()).device
+    images = [to_floats(image).to(device) for image in images]
+    wanted = [
+        {name: target[name].as_subclass(Tensor).to(device) for name in ("boxes", "labels")}
+        for target in targets
+    ]
+    losses = detector(images, wanted)
+    loss = sum(losses.values())
+    if not math.isfinite(loss.item()):
+        ids = ", ".join(str(target["image_id"]) for target in targets)
+        raise NonFiniteLoss(
+            f"the loss became {loss.item()} at step {clock.step}, on the pictures with ids {ids}; "
+            "the last checkpoint is kept: lower --optim.lr, or look at those pictures"
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), config.clip)
+    optimizer.step()
+    last_layer = {name: losses[name].item() for name in ("loss_label", "loss_l1", "loss_giou")}
+    return {"loss": loss.item(), **last_layer, "rate": rate, "gradient_norm": norm.item()}
+
+
+def open_datasets(config: TrainConfig) -> tuple:
+    """The training and the validation set that a run asks for.
+
+    Learning by heart means no augmentation, and validation on the very same pictures.
+    """
+    if config.data == "shapes":
+        training_set = Shapes(config.overfit or ENDLESS, seed=config.seed + 1)
+        validation_set = training_set if config.overfit else Shapes(200, seed=0)
+        return training_set, validation_set
+    if config.overfit:
+        training_set = CocoDetection(config.data, "train").first(config.overfit)
+        return training_set, training_set
+    training_set = CocoDetection(config.data, "train", light_augmentation())
+    return training_set, CocoDetection(config.data, "val")
+
+
+def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
+    """A fresh detector for these categories."""
+    model = DeformableDETR(
+        DeformableDETRConfig.preset(config.preset, num_classes=len(categories))
+    )
+    if config.imagenet:
+        if not hasattr(model.backbone, "load_imagenet"):
+            raise ValueError(
+                f"--imagenet needs a ResNet, and the preset {config.preset} has none; "
+                "leave it out, or choose a preset with a ResNet such as r50"
+            )
+        model.backbone.load_imagenet()
+    return Detector(model, categories, config.size)
+
+
+def batches(dataset, config: TrainConfig) -> Iterator[tuple[list[Tensor], list[dict]]]:
+    """Batches without end: pass after pass over the set, each in a new order.
+
+    Generated scenes come in the order of their numbers: they are random already.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    in_order = isinstance(dataset, Shapes)
+    batch = min(config.batch, len(dataset))
+    loader = DataLoader(
+        dataset, batch, shuffle=not in_order, drop_last=True, collate_fn=collate,
+        generator=generator,
+    )
+    for _ in count():
+        yield from loader
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name. Raises: ValueError if it is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f'the device "{name}" cannot be used ({reason}); --device cpu always works'
+        ) from None
+    return device
+
+
+def report(config: TrainConfig, training_set, validation_set, detector, device) -> None:
+    """Say what is about to happen, so that a mistake shows before the time is spent."""
+    weights = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    length = f"{config.minutes:g} minutes" if config.minutes else f"{config.steps} steps"
+    names = list(detector.categories.values())
+    pictures = "endless" if len(training_set) == ENDLESS else len(training_set)
+    print(
+        f"data     {config.data}: {pictures} pictures to learn from, {len(validation_set)} to "
+        f"evaluate on{' (the same)' if validation_set is training_set else ''}\n"
+        f"classes  {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}\n"
+        f"model    {config.preset}, {weights / 1e6:.2f} million trainable weights\n"
+        f"running  {length}, batch {config.batch}, pictures {config.size.short_side} to "
+        f"{config.size.long_side} px, on {device}"
+        + (f" with {torch.get_num_threads()} threads" if device.type == "cpu" else "")
+    )
+
+
+def write_line(log: Path, entry: dict) -> None:
+    """Append one line to a log, whole."""
+    rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}
+    with log.open("a") as file:
+        file.write(json.dumps(rounded) + "\n")

@@ -1,0 +1,78 @@
+"""How wrong the predictions are: focal loss on classes, L1 and GIoU on matched boxes.
+
+Lesson 09 is about this module and the matching that comes before it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+
+from ddetr_edu.detector import Predictions
+from ddetr_edu.training.matching import FOCAL_ALPHA, FOCAL_GAMMA, Weights, match
+
+
+def layer_losses(
+    logits: Tensor,
+    boxes: Tensor,
+    targets: list[dict[str, Tensor]],
+    pairs: list[tuple[Tensor, Tensor]],
+    weights: Weights,
+) -> dict[str, Tensor]:
+    """The three weighted losses of one decoder layer.
+
+    Each is a sum over the batch divided by its number of objects (at least 1). The class loss
+    runs over *all* queries and classes: unmatched queries learn to say no.
+
+    logits (N, Lq, K); boxes (N, Lq, 4) (cx, cy, w, h) in [0, 1]
+    targets: per picture "labels" (T,) class indices and "boxes" (T, 4) like boxes
+    pairs:   per picture (queries, objects), from `match`
+    Returns: 0-d tensors "label", "l1" and "giou", already multiplied by their weights, so that
+        their plain sum is the loss.
+    Source: SetCriterion of the official deformable_detr.py.
+    """
+    n_objects = max(sum(len(target["labels"]) for target in targets), 1)
+    picture = torch.cat([torch.full_like(q, n) for n, (q, _) in enumerate(pairs)])
+    query = torch.cat([q for q, _ in pairs])
+    labels = torch.cat([t["labels"][o] for t, (_, o) in zip(targets, pairs, strict=True)])
+    wanted = torch.cat([t["boxes"][o] for t, (_, o) in zip(targets, pairs, strict=True)])
+
+    one_hot = torch.zeros_like(logits)
+    one_hot[picture, query, labels] = 1
+    label = sigmoid_focal_loss(logits, one_hot, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum")
+
+    found = boxes[picture, query]  # (objects, 4)
+    l1 = F.l1_loss(found, wanted, reduction="sum")
+    giou = generalized_box_iou_loss(
+        box_convert(found, "cxcywh", "xyxy"),
+        box_convert(wanted, "cxcywh", "xyxy"),
+        reduction="sum",
+    )
+    return {
+        "label": weights.label * label / n_objects,
+        "l1": weights.l1 * l1 / n_objects,
+        "giou": weights.giou * giou / n_objects,
+    }
+
+
+def detection_losses(
+    predictions: Predictions, targets: list[dict[str, Tensor]], weights: Weights | None = None
+) -> dict[str, Tensor]:
+    """All losses of a forward pass: those of the last layer and, auxiliary, of each earlier one.
+
+    Every layer is matched anew and trained as if it were the last.
+
+    targets: per picture "labels" (T,) class indices and "boxes" (T, 4) (cx, cy, w, h) in [0, 1]
+    Returns: "loss_label", "loss_l1", "loss_giou", and the same with "_layer0", "_layer1", ... for
+        the earlier layers. Their plain sum is what training minimises.
+    """
+    weights = weights or Weights()
+    named = [("", predictions)]
+    named += [(f"_layer{index}", layer) for index, layer in enumerate(predictions.aux)]
+    losses = {}
+    for suffix, layer in named:
+        logits, boxes = layer.logits.float(), layer.boxes.float()
+        pairs = match(logits, boxes, targets, weights)
+        for name, loss in layer_losses(logits, boxes, targets, pairs, weights).items():
+            losses[f"loss_{name}{suffix}"] = loss
+    return losses

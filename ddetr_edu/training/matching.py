@@ -1,0 +1,85 @@
+"""Which query answers for which object: the cheapest one-to-one assignment.
+
+Lesson 09 is about this module and the losses that follow it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much class, box distance and overlap count, in matching and in the loss alike."""
+
+    label: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+def label_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """What it would cost each query to be given each object's class, as a focal loss would see it.
+
+    The focal loss of answering "yes" minus that of answering "no": negative where the query
+    already says yes. Written with logsigmoid, so extreme logits stay finite.
+
+    logits (Q, K); labels (T,) class indices
+    Returns: (Q, T)
+    Source: HungarianMatcher of the official matcher.py.
+    """
+    probability = logits.sigmoid()
+    yes = -FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * F.logsigmoid(logits)
+    no = -(1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * F.logsigmoid(-logits)
+    return (yes - no)[:, labels]
+
+
+def matching_cost(
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: Weights
+) -> Tensor:
+    """The cost of every pairing of a query with an object of one picture.
+
+    logits (Q, K); boxes (Q, 4); labels (T,) class indices; target_boxes (T, 4).
+    Boxes are (cx, cy, w, h), fractions of the picture.
+    Returns: (Q, T)
+    """
+    l1 = torch.cdist(boxes, target_boxes, p=1)
+    overlap = generalized_box_iou(
+        box_convert(boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy")
+    )
+    return (
+        weights.label * label_cost(logits, labels) + weights.l1 * l1 - weights.giou * overlap
+    )
+
+
+@torch.no_grad()
+def match(
+    logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], weights: Weights
+) -> list[tuple[Tensor, Tensor]]:
+    """The assignment of lowest total cost: each object gets one query, no query two objects.
+
+    logits (N, Lq, K); boxes (N, Lq, 4) (cx, cy, w, h) in [0, 1]
+    targets: per picture "labels" (T,) class indices and "boxes" (T, 4) like boxes
+    Returns: per picture two index tensors of equal length, (queries, objects). With more objects
+        than queries, the costliest objects go without.
+    Source: paper, section 3 (Hungarian matching, as in DETR); scipy.optimize solves it.
+    """
+    pairs = []
+    for n, target in enumerate(targets):
+        cost = matching_cost(
+            logits[n].float(), boxes[n].float(), target["labels"], target["boxes"], weights
+        )
+        # A model that has diverged gives NaN; scipy would refuse it before the loss can report it.
+        cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
+        queries, objects = linear_sum_assignment(cost.cpu().numpy())
+        device = logits.device
+        pairs.append((
+            torch.as_tensor(queries, dtype=torch.int64, device=device),
+            torch.as_tensor(objects, dtype=torch.int64, device=device),
+        ))
+    return pairs

@@ -1,0 +1,58 @@
+"""Boxes over a picture, with their names and scores."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ddetr_edu.viz.style import COLOURS, as_array, as_picture
+
+
+def plot_boxes(
+    picture,
+    boxes,
+    labels=None,
+    scores=None,
+    categories: dict[int, str] | None = None,
+    title: str | None = None,
+) -> tuple[Figure, dict[str, np.ndarray]]:
+    """Draw boxes over a picture, each with its name and, if there are any, its score.
+
+    picture: PIL image, (3, H, W) tensor or (H, W, 3) array
+    boxes:   (n, 4) (x1, y1, x2, y2) in pixels, with (0, 0) at the picture's corner
+    labels:  (n,) whole numbers;  scores: (n,);  categories: {label: name}
+    Returns: the figure, and "boxes" (n, 4) and "texts" (n,) as drawn.
+    Raises: ValueError for boxes of another shape, or labels or scores that are fewer or more.
+    """
+    pixels = as_picture(picture)
+    height, width = pixels.shape[:2]
+    boxes = as_array(boxes).reshape(-1, 4) if len(boxes) == 0 else as_array(boxes)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes has shape {boxes.shape}; it takes (n, 4), xyxy in pixels")
+    for name, values in (("labels", labels), ("scores", scores)):
+        if values is not None and len(values) != len(boxes):
+            raise ValueError(f"{len(boxes)} boxes came with {len(values)} {name}; give one for each")
+    labels = np.zeros(len(boxes), int) if labels is None else as_array(labels)
+    names = [(categories or {}).get(int(label), str(label)) for label in labels]
+    texts = names if scores is None else [
+        f"{name} {score:.2f}" for name, score in zip(names, as_array(scores), strict=True)
+    ]  # fmt: skip
+    figure = Figure(
+        figsize=(6, 6 * height / width + (0.4 if title else 0.1)), dpi=80, layout="constrained"
+    )
+    axis = figure.subplots()
+    axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
+    for (x1, y1, x2, y2), label, text in zip(boxes, labels, texts, strict=True):
+        colour = COLOURS[int(label) % len(COLOURS)]
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="white", lw=3))
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1.6))
+        # Above the box, or inside it where the picture's upper edge leaves no room.
+        fits_above = y1 > 0.06 * height
+        axis.annotate(
+            text, (x1, y1), xytext=(1, 2 if fits_above else -2), textcoords="offset points",
+            fontsize=8, color="black", va="bottom" if fits_above else "top",
+            bbox=dict(facecolor="white", edgecolor=colour, pad=1.2, alpha=0.85),
+        )  # fmt: skip
+    axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    if title:
+        axis.set_title(title, fontsize=10)
+    return figure, {"boxes": boxes, "texts": np.array(texts)}

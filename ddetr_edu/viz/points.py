@@ -1,0 +1,125 @@
+"""Sampling points over a picture: where a query looks, and how much each point counts."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ddetr_edu.viz.style import WEIGHT_MAP, as_array, as_picture
+
+
+def plot_sampling_points(
+    picture,
+    reference_point,
+    locations,
+    weights,
+    by: str = "level",
+    spatial_shapes: list[tuple[int, int]] | None = None,
+    box=None,
+    title: str | None = None,
+) -> tuple[Figure, list[dict[str, np.ndarray]]]:
+    """Draw one query's sampling points, one panel for each level or for each head.
+
+    The cross is the reference point. Each dot is a point that was read: the larger and the paler,
+    the more it counts. A dot outside the frame reads zeros.
+
+    Convention: places are (x, y), fractions of the picture's width and height, x to the right
+    and y down. Where a batch was padded, give the padded picture.
+
+    picture:         PIL image, (3, H, W) tensor or (H, W, 3) array
+    reference_point: (2,) (x, y) or (4,) (cx, cy, w, h), or one such row for each level
+    locations:       (M, L, P, 2);  weights: (M, L, P)
+    by:              "level": a panel shows all heads on one level; "head": all levels of one head
+    spatial_shapes:  [(H, W), ...]: with by="level", draws each level's pixel grid
+    box:             (x1, y1, x2, y2) in pixels of the picture, drawn where given
+    Returns: the figure, and for each panel "reference" (2,), "locations" (n, 2), both in pixels
+        of the picture with (0, 0) at its corner, and "weights" (n,), in the order drawn.
+    Raises: ValueError for shapes that do not fit together or an unknown `by`.
+    """
+    pixels = as_picture(picture)
+    height, width = pixels.shape[:2]
+    locations, weights = as_array(locations), as_array(weights)
+    references = np.atleast_2d(as_array(reference_point))[:, :2]
+    if locations.ndim != 4 or locations.shape[:3] != weights.shape:
+        raise ValueError(
+            f"locations has shape {locations.shape} and weights {weights.shape}; for one query "
+            "they are (M, L, P, 2) and (M, L, P): pick an image and a query first"
+        )
+    n_heads, n_levels, _ = weights.shape
+    if by == "level":
+        panels = [(f"level {l}", (slice(None), l), l) for l in range(n_levels)]
+        if spatial_shapes is not None:
+            panels = [
+                (f"level {l}: {spatial_shapes[l][0]} x {spatial_shapes[l][1]}", pick, l)
+                for _, pick, l in panels
+            ]
+    elif by == "head":
+        panels = [(f"head {m}", m, 0) for m in range(n_heads)]
+    else:
+        raise ValueError(f'by="{by}" is not known; use "level" or "head"')
+
+    scale = np.array([width, height])
+    seen = np.concatenate([locations.reshape(-1, 2) * scale, [[0, 0], [width, height]]])
+    low, high = seen.min(0) - 3, seen.max(0) + 3
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    aspect = (high[1] - low[1]) / (high[0] - low[0])
+    panel_width = 3.4 if columns > 1 else 5.0
+    figure = Figure(
+        figsize=(panel_width * columns + 0.9, rows * (panel_width * aspect + 0.35) + 0.5),
+        dpi=80, layout="constrained",
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    largest = float(weights.max())
+    drawn = []
+    for axis, (name, pick, level) in zip(axes, panels, strict=False):
+        here = locations[pick].reshape(-1, 2) * scale
+        counts = weights[pick].reshape(-1)
+        order = np.argsort(counts)  # heavy points on top
+        here, counts = here[order], counts[order]
+        reference = references[min(level, len(references) - 1)] * scale
+        axis.imshow(_faded(pixels), extent=(0, width, height, 0), interpolation="nearest")
+        axis.add_patch(Rectangle((0, 0), width, height, fill=False, color="0.4", lw=0.8))
+        if by == "level" and spatial_shapes is not None:
+            _draw_grid(axis, spatial_shapes[level], width, height)
+        if box is not None:
+            x1, y1, x2, y2 = as_array(box)
+            axis.add_patch(
+                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="black", lw=1.2)
+            )
+        dots = axis.scatter(
+            here[:, 0], here[:, 1], s=8 + 110 * counts / largest, c=counts, cmap=WEIGHT_MAP,
+            vmin=0, vmax=largest, edgecolors="black", linewidths=0.5, zorder=3, clip_on=False,
+        )
+        axis.plot(*reference, marker="+", ms=16, mew=4, color="white", zorder=4)
+        axis.plot(*reference, marker="+", ms=15, mew=1.8, color="black", zorder=5)
+        axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
+        axis.set_title(f"{name}, {counts.sum():.0%} of the weight" if by == "level" else name,
+                       fontsize=10)  # fmt: skip
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        drawn.append({"reference": reference, "locations": here, "weights": counts})
+        if by == "level":
+            drawn[-1]["share"] = counts.sum() / n_heads
+            axis.set_title(f"{name}\n{drawn[-1]['share']:.0%} of the weight", fontsize=10)
+    for axis in list(axes):
+        axis.remove()  # panels left over in the last row
+    figure.colorbar(dots, ax=figure.axes, label="weight (a head's points sum to 1)", shrink=0.9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, drawn
+
+
+def _faded(pixels: np.ndarray) -> np.ndarray:
+    """The picture pale and nearly grey, so that dots of any colour stand out from it."""
+    grey = pixels.mean(axis=-1, keepdims=True)
+    return 0.45 + 0.55 * (0.35 * pixels + 0.65 * grey)
+
+
+def _draw_grid(axis, shape: tuple[int, int], width: int, height: int) -> None:
+    rows, columns = shape
+    if max(rows, columns) > 40:
+        return  # finer grids would hide the picture
+    for r in range(1, rows):
+        axis.plot([0, width], [r * height / rows] * 2, color="black", lw=0.3, alpha=0.3)
+    for c in range(1, columns):
+        axis.plot([c * width / columns] * 2, [0, height], color="black", lw=0.3, alpha=0.3)
