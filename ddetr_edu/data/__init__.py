@@ -1,0 +1,25 @@
+"""Pictures and their boxes: COCO's format, drawn shapes, and what goes into a batch."""
+
+from ddetr_edu.data.coco import CocoDetection, DataError
+from ddetr_edu.data.shapes import (
+    CATEGORIES,
+    Scene,
+    Shapes,
+    draw_scene,
+    write_shapes,
+    write_shapes_set,
+)
+from ddetr_edu.data.transforms import collate, light_augmentation
+
+__all__ = [
+    "CATEGORIES",
+    "CocoDetection",
+    "DataError",
+    "Scene",
+    "Shapes",
+    "collate",
+    "draw_scene",
+    "light_augmentation",
+    "write_shapes",
+    "write_shapes_set",
+]
