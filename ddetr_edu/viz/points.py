@@ -87,20 +87,17 @@ def plot_sampling_points(
                 Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="black", lw=1.2)
             )
         dots = axis.scatter(
-            here[:, 0], here[:, 1], s=8 + 110 * counts / largest, c=counts, cmap=WEIGHT_MAP,
+            here[:, 0], here[:, 1], s=6 + 70 * counts / largest, c=counts, cmap=WEIGHT_MAP,
             vmin=0, vmax=largest, edgecolors="black", linewidths=0.5, zorder=3, clip_on=False,
         )
         axis.plot(*reference, marker="+", ms=16, mew=4, color="white", zorder=4)
         axis.plot(*reference, marker="+", ms=15, mew=1.8, color="black", zorder=5)
         axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
-        axis.set_title(f"{name}, {counts.sum():.0%} of the weight" if by == "level" else name,
-                       fontsize=10)  # fmt: skip
         for spine in axis.spines.values():
             spine.set_visible(False)
+        share = counts.sum() / weights.sum()
+        axis.set_title(f"{name}\n{share:.0%} of the weight" if by == "level" else name, fontsize=10)
         drawn.append({"reference": reference, "locations": here, "weights": counts})
-        if by == "level":
-            drawn[-1]["share"] = counts.sum() / n_heads
-            axis.set_title(f"{name}\n{drawn[-1]['share']:.0%} of the weight", fontsize=10)
     for axis in list(axes):
         axis.remove()  # panels left over in the last row
     figure.colorbar(dots, ax=figure.axes, label="weight (a head's points sum to 1)", shrink=0.9)

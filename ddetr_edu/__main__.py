@@ -1,0 +1,7 @@
+"""`python -m ddetr_edu` is `ddetr`."""
+
+import sys
+
+from ddetr_edu.cli import main
+
+sys.exit(main())

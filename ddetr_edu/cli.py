@@ -1,0 +1,255 @@
+"""The command line: `ddetr --help`, or `python -m ddetr_edu --help`."""
+
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import PIL.Image
+import torch
+from matplotlib.figure import Figure
+from torchvision.transforms.v2.functional import to_pil_image
+from tyro.conf import Positional, arg
+from tyro.extras import subcommand_cli_from_dict
+
+from ddetr_edu.attention import capture
+from ddetr_edu.data import CocoDetection, Shapes, write_shapes_set
+from ddetr_edu.doctor import examine
+from ddetr_edu.training import TrainConfig, load, load_picture, train
+from ddetr_edu.training.evaluate import evaluate
+from ddetr_edu.viz import plot_boxes, plot_sampling_points
+
+CHECKPOINT = Path("runs/train/checkpoint.pt")  # where `ddetr train` leaves it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. A mistake ends in one line, never in a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands, prog, about = COMMANDS, "ddetr", "Deformable DETR, to be read and run."
+    if arguments[:1] == ["data"]:
+        commands, prog, arguments = DATA_COMMANDS, "ddetr data", arguments[1:]
+        about = "Make or check pictures and their boxes, in COCO's layout."
+    try:
+        parse(commands, prog, about, arguments)()
+    except (ValueError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped by the keyboard", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(
+    commands: dict[str, Callable], prog: str, about: str, arguments: list[str]
+) -> Callable[[], None]:
+    """The command that the arguments ask for, ready to be called.
+
+    Raises: ValueError, in one line, for arguments that cannot be understood.
+    """
+
+    def ready(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def bind(*args, **kwargs):
+            return functools.partial(command, *args, **kwargs)
+
+        return bind
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return subcommand_cli_from_dict(
+                {name: ready(command) for name, command in commands.items()},
+                prog=prog, description=about, args=arguments,
+            )  # fmt: skip
+    except SystemExit as end:
+        if not end.code:
+            raise  # --help
+        # tyro frames its complaint and adds help below a rule; the first lines say what is wrong.
+        inside = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:-1]]
+        rule = next((n for n, line in enumerate(inside) if line.startswith("──")), len(inside))
+        raise ValueError(f"{' '.join(inside[:rule])} (see {prog} --help)") from None
+
+
+def run_doctor() -> None:
+    """Say what runs here, what does not, and what to do about it."""
+    print(examine())
+
+
+def run_train(config: Annotated[TrainConfig, arg(name="")]) -> None:
+    """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder.
+
+    Try it:  ddetr train --data data/shapes-mini --minutes 3
+    """
+    train(config)
+
+
+def run_eval(
+    checkpoint: Path = CHECKPOINT,
+    data: str = "data/shapes-mini",
+    split: str = "val",
+    first: int | None = None,
+    batch: int = 8,
+) -> None:
+    """Print COCO's table for a checkpoint.
+
+    Args:
+        checkpoint: What `ddetr train` left behind.
+        data: A folder in COCO's layout, or "shapes": 200 generated scenes no training saw.
+        split: Which part of the data, as its annotation file is named: val, train2017, ...
+        first: Only the first so many pictures with an object, as `ddetr train --overfit` takes.
+        batch: Pictures at a time.
+    """
+    detector = load(checkpoint)
+    dataset = Shapes(200, seed=0) if data == "shapes" else CocoDetection(data, split)
+    if first is not None:
+        dataset = dataset.first(first)
+    metrics, table = evaluate(detector, dataset, batch)
+    print(table)
+    print(f"{len(dataset)} pictures: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+
+
+def run_predict(
+    picture: Positional[Path],
+    checkpoint: Path = CHECKPOINT,
+    threshold: float = 0.5,
+    out: Path | None = None,
+) -> None:
+    """Detect the objects of a picture; print them, and draw them into a PNG.
+
+    Args:
+        picture: Any picture that Pillow reads.
+        checkpoint: What `ddetr train` left behind.
+        threshold: Leave out detections that score less.
+        out: The PNG to write; runs/predict/PICTURE.png when not given.
+    """
+    detector = load(checkpoint)
+    upright = open_upright(picture)
+    found = detector.predict(upright, threshold)
+    for box, score, label in zip(found["boxes"], found["scores"], found["labels"], strict=True):
+        x1, y1, x2, y2 = box.tolist()
+        name = detector.categories[int(label)]
+        print(f"{name:16s} {score:.2f}   x {x1:6.1f} to {x2:6.1f}   y {y1:6.1f} to {y2:6.1f}")
+    print(f"{len(found['boxes'])} objects at or above {threshold:g}")
+    figure, _ = plot_boxes(
+        upright, found["boxes"], found["labels"], found["scores"], detector.categories,
+        title=f"{picture.name}: {len(found['boxes'])} objects at or above {threshold:g}",
+    )  # fmt: skip
+    write_figure(figure, out or Path("runs/predict") / f"{picture.stem}.png")
+
+
+def run_inspect(
+    picture: Positional[Path],
+    query: int | None = None,
+    layer: int = -1,
+    by: Literal["level", "head"] = "level",
+    checkpoint: Path = CHECKPOINT,
+    out: Path | None = None,
+) -> None:
+    """Draw where one query looks: its reference point, sampling points and their weights.
+
+    Args:
+        picture: Any picture that Pillow reads.
+        query: Number of the decoder query, from 0; that of the best detection when not given.
+        layer: Decoder layer, from 0; -1 is the last.
+        by: A panel for each level, or for each head.
+        checkpoint: What `ddetr train` left behind.
+        out: The PNG to write; runs/inspect/PICTURE.png when not given.
+    """
+    detector = load(checkpoint)
+    config = detector.model.config
+    if query is not None and not 0 <= query < config.n_queries:
+        raise ValueError(f"--query {query} does not exist; the model has 0 to {config.n_queries - 1}")
+    if not -config.n_decoder_layers <= layer < config.n_decoder_layers:
+        raise ValueError(f"--layer {layer} does not exist; the model has 0 to "
+                         f"{config.n_decoder_layers - 1}")  # fmt: skip
+    upright = open_upright(picture)
+    with capture(detector.model.decoder) as records:
+        found = detector.predict(upright, threshold=0.0)
+    record = records[layer]
+    mine = 0 if query is None else best_of_query(found["queries"], query)
+    query = int(found["queries"][0]) if query is None else query
+    seen = "its answers are not among the best 100"
+    if mine is not None:
+        name = detector.categories[int(found["labels"][mine])]
+        seen = f"says {name}, score {found['scores'][mine]:.2f}"
+    layer %= config.n_decoder_layers
+    figure, drawn = plot_sampling_points(
+        upright,
+        record.reference_points[0, query],
+        record.locations[0, query],
+        record.weights[0, query],
+        by=by,
+        spatial_shapes=record.spatial_shapes,
+        box=None if mine is None else found["boxes"][mine],
+        title=f"query {query}, decoder layer {layer}: {seen}",
+    )
+    print(f"query {query}, decoder layer {layer}: {seen}")
+    for number, panel in enumerate(drawn):
+        width, height = upright.size
+        x, y = panel["locations"].T
+        outside = ((x < 0) | (x > width) | (y < 0) | (y > height)).mean()
+        print(f"{by} {number}: {len(x)} points, weight {panel['weights'].sum():.2f}, "
+              f"{outside:.0%} outside the picture")  # fmt: skip
+    write_figure(figure, out or Path("runs/inspect") / f"{picture.stem}.png")
+
+
+def run_data_shapes(
+    out: Path = Path("data/shapes"), train: int = 4000, val: int = 200, seed: int = 0
+) -> None:
+    """Write generated scenes of six shapes to disk, in COCO's layout.
+
+    Args:
+        out: Folder to write; it must not hold these splits already.
+        train: Pictures to learn from.
+        val: Pictures to evaluate on.
+        seed: The same seed draws the same pictures.
+    """
+    write_shapes_set(out, train=train, val=val, seed=seed)
+    print(f"wrote {train} + {val} pictures; try: ddetr train --data {out} --minutes 3")
+
+
+def run_data_check(data: Positional[Path]) -> None:
+    """Open every split and every picture of a data set; say how much is there, or what is wrong.
+
+    Args:
+        data: A folder in COCO's layout.
+    """
+    files = sorted((data / "annotations").glob("instances_*.json"))
+    splits = [file.stem.removeprefix("instances_") for file in files] or ["train"]
+    for split in splits:
+        dataset = CocoDetection(data, split)
+        objects = sum(len(dataset[i][1]["labels"]) for i in range(len(dataset)))
+        print(f"{split}: {len(dataset)} pictures, {objects} objects, "
+              f"{len(dataset.categories)} categories, nothing wrong")  # fmt: skip
+
+
+def open_upright(picture: Path) -> PIL.Image.Image:
+    """A picture in RGB, turned as its EXIF orientation says. Raises: ValueError naming the file."""
+    return to_pil_image(load_picture(picture))
+
+
+def best_of_query(queries: torch.Tensor, query: int) -> int | None:
+    """The first place (the best score) of a query in a list of detections, if it is there."""
+    places = (queries == query).nonzero()
+    return int(places[0]) if len(places) else None
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"wrote {path}")
+
+
+COMMANDS: dict[str, Callable] = {
+    "doctor": run_doctor,
+    "train": run_train,
+    "eval": run_eval,
+    "predict": run_predict,
+    "inspect": run_inspect,
+}
+DATA_COMMANDS: dict[str, Callable] = {"shapes": run_data_shapes, "check": run_data_check}
