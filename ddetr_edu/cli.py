@@ -162,10 +162,13 @@ def run_inspect(
     detector = load(checkpoint)
     config = detector.model.config
     if query is not None and not 0 <= query < config.n_queries:
-        raise ValueError(f"--query {query} does not exist; the model has 0 to {config.n_queries - 1}")
+        raise ValueError(
+            f"--query {query} does not exist; the model has 0 to {config.n_queries - 1}"
+        )
     if not -config.n_decoder_layers <= layer < config.n_decoder_layers:
-        raise ValueError(f"--layer {layer} does not exist; the model has 0 to "
-                         f"{config.n_decoder_layers - 1}")  # fmt: skip
+        raise ValueError(
+            f"--layer {layer} does not exist; the model has 0 to {config.n_decoder_layers - 1}"
+        )
     upright = open_upright(picture)
     with capture(detector.model.decoder) as records:
         found = detector.predict(upright, threshold=0.0)

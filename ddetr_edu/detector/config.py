@@ -63,8 +63,16 @@ class DeformableDETRConfig:
 # What each preset changes from the defaults above.
 PRESETS = {
     "tiny": dict(
-        backbone="tiny", d_model=128, n_heads=4, n_levels=3, n_encoder_layers=2,
-        n_decoder_layers=3, d_ffn=256, dropout=0.0, n_queries=60, box_refine=True,
+        backbone="tiny",
+        d_model=128,
+        n_heads=4,
+        n_levels=3,
+        n_encoder_layers=2,
+        n_decoder_layers=3,
+        d_ffn=256,
+        dropout=0.0,
+        n_queries=60,
+        box_refine=True,
     ),
     "r50_single_scale": dict(n_levels=1),
     "r50_single_scale_dc5": dict(n_levels=1, dilation=True),

@@ -58,9 +58,7 @@ def make_batch(pictures: list[Tensor], size: PictureSize) -> tuple[Tensor, Tenso
     height = max(picture.shape[1] for picture in resized)
     width = max(picture.shape[2] for picture in resized)
     images = resized[0].new_zeros(len(resized), 3, height, width)
-    padding_mask = torch.ones(
-        len(resized), height, width, dtype=torch.bool, device=images.device
-    )
+    padding_mask = torch.ones(len(resized), height, width, dtype=torch.bool, device=images.device)
     for n, picture in enumerate(resized):
         _, h, w = picture.shape
         images[n, :, :h, :w] = picture
@@ -89,10 +87,12 @@ def best_detections(
     results = []
     for n, (height, width) in enumerate(sizes):
         in_pixels = boxes[n] * boxes.new_tensor([width, height, width, height])
-        results.append({
-            "boxes": clip_boxes_to_image(in_pixels, (height, width)),
-            "scores": scores[n],
-            "classes": classes[n],
-            "queries": queries[n],
-        })
+        results.append(
+            {
+                "boxes": clip_boxes_to_image(in_pixels, (height, width)),
+                "scores": scores[n],
+                "classes": classes[n],
+                "queries": queries[n],
+            }
+        )
     return results

@@ -35,7 +35,9 @@ def detect(detector: Detector, dataset, batch: int = 8, progress: bool = True) -
             for (_, target), detections in zip(samples, found, strict=True):
                 boxes = box_convert(detections["boxes"], "xyxy", "xywh").tolist()
                 rows = zip(
-                    boxes, detections["scores"].tolist(), detections["labels"].tolist(),
+                    boxes,
+                    detections["scores"].tolist(),
+                    detections["labels"].tolist(),
                     strict=True,
                 )
                 results += [

@@ -201,9 +201,7 @@ def open_datasets(config: TrainConfig) -> tuple:
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     """A fresh detector for these categories."""
-    model = DeformableDETR(
-        DeformableDETRConfig.preset(config.preset, num_classes=len(categories))
-    )
+    model = DeformableDETR(DeformableDETRConfig.preset(config.preset, num_classes=len(categories)))
     if config.imagenet:
         if not hasattr(model.backbone, "load_imagenet"):
             raise ValueError(
@@ -223,7 +221,11 @@ def batches(dataset, config: TrainConfig) -> Iterator[tuple[list[Tensor], list[d
     in_order = isinstance(dataset, Shapes)
     batch = min(config.batch, len(dataset))
     loader = DataLoader(
-        dataset, batch, shuffle=not in_order, drop_last=True, collate_fn=collate,
+        dataset,
+        batch,
+        shuffle=not in_order,
+        drop_last=True,
+        collate_fn=collate,
         generator=generator,
     )
     for _ in count():

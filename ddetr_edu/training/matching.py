@@ -52,9 +52,7 @@ def matching_cost(
     overlap = generalized_box_iou(
         box_convert(boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy")
     )
-    return (
-        weights.label * label_cost(logits, labels) + weights.l1 * l1 - weights.giou * overlap
-    )
+    return weights.label * label_cost(logits, labels) + weights.l1 * l1 - weights.giou * overlap
 
 
 @torch.no_grad()
@@ -78,8 +76,10 @@ def match(
         cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
         queries, objects = linear_sum_assignment(cost.cpu().numpy())
         device = logits.device
-        pairs.append((
-            torch.as_tensor(queries, dtype=torch.int64, device=device),
-            torch.as_tensor(objects, dtype=torch.int64, device=device),
-        ))
+        pairs.append(
+            (
+                torch.as_tensor(queries, dtype=torch.int64, device=device),
+                torch.as_tensor(objects, dtype=torch.int64, device=device),
+            )
+        )
     return pairs

@@ -30,7 +30,7 @@ def plot_boxes(
         raise ValueError(f"boxes has shape {boxes.shape}; it takes (n, 4), xyxy in pixels")
     for name, values in (("labels", labels), ("scores", scores)):
         if values is not None and len(values) != len(boxes):
-            raise ValueError(f"{len(boxes)} boxes came with {len(values)} {name}; give one for each")
+            raise ValueError(f"{len(boxes)} boxes came with {len(values)} {name}; give one each")
     labels = np.zeros(len(boxes), int) if labels is None else as_array(labels)
     names = [(categories or {}).get(int(label), str(label)) for label in labels]
     texts = names if scores is None else [

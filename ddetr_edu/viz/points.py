@@ -66,7 +66,8 @@ def plot_sampling_points(
     panel_width = 3.4 if columns > 1 else 5.0
     figure = Figure(
         figsize=(panel_width * columns + 0.9, rows * (panel_width * aspect + 0.35) + 0.5),
-        dpi=80, layout="constrained",
+        dpi=80,
+        layout="constrained",
     )
     axes = figure.subplots(rows, columns, squeeze=False).flat
     largest = float(weights.max())
@@ -83,12 +84,19 @@ def plot_sampling_points(
             _draw_grid(axis, spatial_shapes[level], width, height)
         if box is not None:
             x1, y1, x2, y2 = as_array(box)
-            axis.add_patch(
-                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="black", lw=1.2)
-            )
+            axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="black", lw=1.2))
         dots = axis.scatter(
-            here[:, 0], here[:, 1], s=6 + 70 * counts / largest, c=counts, cmap=WEIGHT_MAP,
-            vmin=0, vmax=largest, edgecolors="black", linewidths=0.5, zorder=3, clip_on=False,
+            here[:, 0],
+            here[:, 1],
+            s=6 + 70 * counts / largest,
+            c=counts,
+            cmap=WEIGHT_MAP,
+            vmin=0,
+            vmax=largest,
+            edgecolors="black",
+            linewidths=0.5,
+            zorder=3,
+            clip_on=False,
         )
         axis.plot(*reference, marker="+", ms=16, mew=4, color="white", zorder=4)
         axis.plot(*reference, marker="+", ms=15, mew=1.8, color="black", zorder=5)
