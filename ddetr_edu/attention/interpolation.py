@@ -9,7 +9,6 @@ numbers, x_pixel = x * W - 0.5 and y_pixel = y * H - 0.5 (align_corners=False). 
 every pixel is 0; places outside [0, 1] are legal and fade into that zero.
 """
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ def corners(x_pixel: Tensor, y_pixel: Tensor, height: int, width: int) -> Iterat
     """
     if not (-1 < x_pixel < width and -1 < y_pixel < height):
         return
-    left, top = math.floor(float(x_pixel)), math.floor(float(y_pixel))
+    left, top = int(x_pixel.detach().floor()), int(y_pixel.detach().floor())
     right_share, bottom_share = x_pixel - left, y_pixel - top
     left_share, top_share = 1 - right_share, 1 - bottom_share
     for row, share_y, sign_y in ((top, top_share, -1), (top + 1, bottom_share, +1)):
