@@ -262,7 +262,7 @@ assign = Exercise(
         "each object took its cheapest query; one query may then serve several objects": (
             lambda cost: cost.argmin(0)
         ),
-        "the cheapest pair was taken first, again and again; a lower total exists": cheapest_pair_first,
+        "the cheapest pair went first each time; a lower total exists": cheapest_pair_first,
         "the objects chose in turn; a lower total exists": one_after_another,
         "the total was made as large as possible; these are costs": lambda cost: solutions.assign(
             -cost

@@ -25,44 +25,38 @@ class Exercise:
     inputs: Callable[[int], tuple]  # seed -> the arguments of one case
     mistakes: dict[str, Callable]  # what to tell the learner -> a function that makes the mistake
 
-    def __call__(self, answer: Callable) -> bool:
-        """Check one answer, print the verdict in a line or two, and return whether it passed."""
+    def __call__(self, answer: Callable) -> None:
+        """Check an answer and print the verdict."""
+        _, said = self.verdict(answer)
+        print(said)
+
+    def verdict(self, answer: Callable) -> tuple[bool, str]:
+        """Whether an answer is right, and what to tell the learner in a line or two."""
         cases = [self.inputs(seed) for seed in SEEDS]
         right = [as_tensor(self.solution(*fresh(case))) for case in cases]
-        found = []
-        for case in cases:
-            try:
-                found.append(as_tensor(answer(*fresh(case))))
-            except NotImplementedError:
-                print("not attempted yet: write your answer above, then run both cells again")
-                return False
-            except Exception as error:  # whatever it is, it is to be explained
-                print(
-                    f"not yet: your function raised {type(error).__name__}: {error}\n"
-                    f"it should go {self.takes}"
-                )
-                return False
-        if any(value is None for value in found):
-            print(f"not yet: your function returned no number or tensor; it should go {self.takes}")
-            return False
+        try:
+            found = [as_tensor(answer(*fresh(case))) for case in cases]
+        except NotImplementedError:
+            return False, "not attempted yet: write your answer above, then run both cells again"
+        except Exception as error:  # whatever it is, it is to be explained
+            reason = f"{type(error).__name__}: {error}"
+            return False, f"not yet: your function raised {reason}\nexpected: {self.takes}"
         for ours, theirs in zip(right, found, strict=True):
+            if theirs is None:
+                reason = "your function returned no number or tensor"
+                return False, f"not yet: {reason}; expected: {self.takes}"
             if ours.shape != theirs.shape:
-                print(
-                    f"not yet: the result has shape {tuple(theirs.shape)}, but {tuple(ours.shape)} "
-                    f"was expected: it should go {self.takes}"
-                )
-                return False
+                shapes = f"{tuple(theirs.shape)}, but {tuple(ours.shape)}"
+                return False, f"not yet: the shape is {shapes} was expected: {self.takes}"
         difference = largest_difference(right, found)
         if difference <= TOLERANCE:
-            print(f"passed: {len(cases)} cases, largest difference at most {TOLERANCE:.0e}")
-            return True
-        print(f"not yet: the largest difference is {difference:.3g}")
+            return True, f"passed: {len(cases)} cases, largest difference below {TOLERANCE:.0e}"
+        said = f"not yet: the largest difference is {difference:.3g}"
         for name, mistaken in self.mistakes.items():
             theirs = [as_tensor(mistaken(*fresh(case))) for case in cases]
             if same_shapes(theirs, found) and largest_difference(theirs, found) <= TOLERANCE:
-                print(f"it looks as if {name}")
-                break
-        return False
+                return False, f"{said}\nit looks as if {name}"
+        return False, said
 
 
 def fresh(case: tuple) -> tuple:

@@ -2,6 +2,18 @@
 
 from ddetr_edu.viz.boxes import plot_boxes
 from ddetr_edu.viz.curves import plot_curves
+from ddetr_edu.viz.interpolation import plot_between_pixels
+from ddetr_edu.viz.matching import plot_matching
+from ddetr_edu.viz.offsets import plot_offsets
 from ddetr_edu.viz.points import plot_sampling_points
+from ddetr_edu.viz.weights import plot_weights
 
-__all__ = ["plot_boxes", "plot_curves", "plot_sampling_points"]
+__all__ = [
+    "plot_between_pixels",
+    "plot_boxes",
+    "plot_curves",
+    "plot_matching",
+    "plot_offsets",
+    "plot_sampling_points",
+    "plot_weights",
+]

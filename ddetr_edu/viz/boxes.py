@@ -1,10 +1,9 @@
 """Boxes over a picture, with their names and scores."""
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import COLOURS, as_array, as_picture
+from ddetr_edu.viz.style import COLOURS, Picture, as_array, as_picture
 
 
 def plot_boxes(
@@ -14,7 +13,7 @@ def plot_boxes(
     scores=None,
     categories: dict[int, str] | None = None,
     title: str | None = None,
-) -> tuple[Figure, dict[str, np.ndarray]]:
+) -> tuple[Picture, dict[str, np.ndarray]]:
     """Draw boxes over a picture, each with its name and, if there are any, its score.
 
     picture: PIL image, (3, H, W) tensor or (H, W, 3) array
@@ -31,14 +30,14 @@ def plot_boxes(
     for name, values in (("labels", labels), ("scores", scores)):
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{len(boxes)} boxes came with {len(values)} {name}; give one each")
-    labels = np.zeros(len(boxes), int) if labels is None else as_array(labels)
-    names = [(categories or {}).get(int(label), str(label)) for label in labels]
+    names = [""] * len(boxes)
+    if labels is not None:
+        names = [(categories or {}).get(int(label), str(int(label))) for label in labels]
     texts = names if scores is None else [
-        f"{name} {score:.2f}" for name, score in zip(names, as_array(scores), strict=True)
+        f"{name} {score:.2f}".strip() for name, score in zip(names, as_array(scores), strict=True)
     ]  # fmt: skip
-    figure = Figure(
-        figsize=(6, 6 * height / width + (0.4 if title else 0.1)), dpi=80, layout="constrained"
-    )
+    labels = np.zeros(len(boxes), int) if labels is None else as_array(labels)
+    figure = Picture(6, 6 * height / width + (0.4 if title else 0.1))
     axis = figure.subplots()
     axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
     for (x1, y1, x2, y2), label, text in zip(boxes, labels, texts, strict=True):

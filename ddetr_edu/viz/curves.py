@@ -4,16 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ddetr_edu.viz.style import COLOURS
+from ddetr_edu.viz.style import COLOURS, Picture
 
 LOSSES = {"loss_label": "class", "loss_l1": "L1", "loss_giou": "GIoU"}
 
 
 def plot_curves(
     log: str | Path, path: str | Path | None = None
-) -> tuple[Figure, dict[str, np.ndarray]]:
+) -> tuple[Picture, dict[str, np.ndarray]]:
     """Draw a run's metrics.jsonl: the last layer's losses on the left, AP on the right.
 
     path: where to write the figure as PNG, if given
@@ -21,10 +20,10 @@ def plot_curves(
     """
     lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
     curves = {
-        name: np.array([(line["step"], line[name]) for line in lines if name in line])
+        name: np.array([(l["step"], l[name]) for l in lines if name in l]).reshape(-1, 2)
         for name in (*LOSSES, "AP", "AP50")
     }
-    figure = Figure(figsize=(9, 3.4), dpi=80, layout="constrained")
+    figure = Picture(9, 3.4)
     left, right = figure.subplots(1, 2)
     for colour, (name, label) in zip(COLOURS, LOSSES.items(), strict=False):
         if len(curves[name]):

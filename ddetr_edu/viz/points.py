@@ -1,10 +1,9 @@
 """Sampling points over a picture: where a query looks, and how much each point counts."""
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import WEIGHT_MAP, as_array, as_picture
+from ddetr_edu.viz.style import WEIGHT_MAP, Picture, as_array, as_picture
 
 
 def plot_sampling_points(
@@ -16,7 +15,7 @@ def plot_sampling_points(
     spatial_shapes: list[tuple[int, int]] | None = None,
     box=None,
     title: str | None = None,
-) -> tuple[Figure, list[dict[str, np.ndarray]]]:
+) -> tuple[Picture, list[dict[str, np.ndarray]]]:
     """Draw one query's sampling points, one panel for each level or for each head.
 
     The cross is the reference point. Each dot is a point that was read: the larger and the paler,
@@ -39,12 +38,16 @@ def plot_sampling_points(
     height, width = pixels.shape[:2]
     locations, weights = as_array(locations), as_array(weights)
     references = np.atleast_2d(as_array(reference_point))[:, :2]
-    if locations.ndim != 4 or locations.shape[:3] != weights.shape:
+    if weights.ndim != 3 or locations.shape != (*weights.shape, 2):
         raise ValueError(
             f"locations has shape {locations.shape} and weights {weights.shape}; for one query "
             "they are (M, L, P, 2) and (M, L, P): pick an image and a query first"
         )
     n_heads, n_levels, _ = weights.shape
+    if spatial_shapes is not None and len(spatial_shapes) != n_levels:
+        raise ValueError(
+            f"spatial_shapes names {len(spatial_shapes)} levels, but weights have {n_levels}"
+        )
     if by == "level":
         panels = [(f"level {l}", (slice(None), l), l) for l in range(n_levels)]
         if spatial_shapes is not None:
@@ -64,12 +67,8 @@ def plot_sampling_points(
     rows = -(-len(panels) // columns)
     aspect = (high[1] - low[1]) / (high[0] - low[0])
     panel_width = 3.4 if columns > 1 else 5.0
-    figure = Figure(
-        figsize=(panel_width * columns + 0.9, rows * (panel_width * aspect + 0.35) + 0.5),
-        dpi=80,
-        layout="constrained",
-    )
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    figure = Picture(panel_width * columns + 0.9, rows * (panel_width * aspect + 0.35) + 0.5)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     largest = float(weights.max())
     drawn = []
     for axis, (name, pick, level) in zip(axes, panels, strict=False):
@@ -106,7 +105,7 @@ def plot_sampling_points(
         share = counts.sum() / weights.sum()
         axis.set_title(f"{name}\n{share:.0%} of the weight" if by == "level" else name, fontsize=10)
         drawn.append({"reference": reference, "locations": here, "weights": counts})
-    for axis in list(axes):
+    for axis in axes[len(panels) :]:
         axis.remove()  # panels left over in the last row
     figure.colorbar(dots, ax=figure.axes, label="weight (a head's points sum to 1)", shrink=0.9)
     if title:
@@ -115,9 +114,9 @@ def plot_sampling_points(
 
 
 def _faded(pixels: np.ndarray) -> np.ndarray:
-    """The picture pale and nearly grey, so that dots of any colour stand out from it."""
+    """The picture paler and greyer, so that dots of any colour stand out from it."""
     grey = pixels.mean(axis=-1, keepdims=True)
-    return 0.45 + 0.55 * (0.35 * pixels + 0.65 * grey)
+    return 0.35 + 0.65 * (0.6 * pixels + 0.4 * grey)
 
 
 def _draw_grid(axis, shape: tuple[int, int], width: int, height: int) -> None:

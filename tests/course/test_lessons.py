@@ -1,0 +1,139 @@
+"""Every lesson has the same parts, holds what the library holds, and its exercises can be solved.
+
+That the committed outputs are what the cells give is checked by nbval, not here.
+"""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from ddetr_edu.course import check, solutions
+from ddetr_edu.course.exercise import Exercise
+from ddetr_edu.course.notebooks import tidy
+
+ROOT = Path(__file__).parents[2]
+LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
+STUB = "raise NotImplementedError  # put your answer here"
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def text(notebook, kind: str = "markdown") -> str:
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind)
+
+
+def test_there_are_lessons():
+    assert len(LESSONS) >= 6
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_has_its_parts(path):
+    notebook = read(path)
+    prose = text(notebook)
+    number = path.stem[:2]
+    assert re.match(rf"# {number} · .+\n\n\*\*\d+ minutes\.\*\*", prose)
+    assert "you will be able to" in prose
+    assert "## The picture" in prose
+    assert "to remember" in prose
+    assert "getsource" in text(notebook, "code")
+    assert prose.count("<summary>Hint</summary>") == prose.count("### Exercise") >= 1
+    assert prose.count("<summary>Solution</summary>") == prose.count("### Exercise")
+    pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
+    assert any("image/png" in picture.data for picture in pictures)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_was_run_from_top_to_bottom_and_tidied(path):
+    notebook = read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE), "magics hide errors"
+        assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in cell.outputs)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    assert tidy(raw) == raw, f"run: python -m ddetr_edu.course.notebooks {path}"
+    assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_never_defines_what_it_should_import(path):
+    defined = set(re.findall(r"^\s*(?:def|class) (\w+)", text(read(path), "code"), re.MULTILINE))
+    library = {
+        name
+        for module in (ROOT / "ddetr_edu").rglob("*.py")
+        for name in re.findall(r"^(?:def|class) (\w+)", module.read_text(), re.MULTILINE)
+    }
+    assert not defined & (library - {"read"})  # a word for many things
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_solutions_shown_are_the_tested_ones(path):
+    notebook = read(path)
+    for name in re.findall(r"check\.(\w+)\(my_", text(notebook, "code")):
+        source = inspect.getsource(getattr(solutions, name)).replace(
+            f"def {name}(", f"def my_{name}("
+        )
+        assert source.strip() in text(notebook)
+        takes = getattr(check, name).takes
+        assert f'"""{takes}"""\n    {STUB}' in text(notebook, "code")
+
+
+def test_every_exercise_has_its_place_in_a_lesson():
+    code = "\n".join(text(read(path), "code") for path in LESSONS)
+    for name, exercise in vars(check).items():
+        if isinstance(exercise, Exercise):
+            assert f"check.{name}(my_{name})" in code
+
+
+@pytest.mark.parametrize("path", [*LESSONS, ROOT / "lessons/GLOSSARY.md"], ids=lambda p: p.stem)
+def test_links_and_modules_exist(path):
+    prose = path.read_text(encoding="utf-8") if path.suffix == ".md" else text(read(path))
+    for link in re.findall(r"\]\(([^)#:]+)\)", prose):
+        assert (path.parent / link).exists(), link
+    for module in re.findall(r"`((?:ddetr_edu/)?(?:\w+/)+\w+\.py)`", prose):
+        assert (ROOT / "ddetr_edu" / module.removeprefix("ddetr_edu/")).exists(), module
+
+
+def run_with_answers(path: Path, answers: dict[str, str]) -> dict[str, str]:
+    """What the checks of a lesson print when the stubs are filled in as a learner would."""
+    notebook = read(path)
+    for name, source in answers.items():
+        (stub,) = [c for c in notebook.cells if f"def my_{name}(" in c.source and STUB in c.source]
+        stub.source = source.replace(f"def {name}(", f"def my_{name}(")
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
+    printed = {}
+    for cell in notebook.cells:
+        if found := re.match(r"check\.(\w+)\(", cell.source):
+            printed[found[1]] = "".join(output.get("text", "") for output in cell.outputs)
+    return printed
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_learner_who_puts_in_the_solutions_passes(path):
+    names = re.findall(r"check\.(\w+)\(my_", text(read(path), "code"))
+    answers = {name: inspect.getsource(getattr(solutions, name)) for name in names}
+    printed = run_with_answers(path, answers)
+    assert set(printed) == set(names)
+    assert all(said.startswith("passed") for said in printed.values()), printed
+
+
+def test_a_learner_with_a_wrong_answer_is_told_which():
+    (path,) = [path for path in LESSONS if path.stem.startswith("04")]
+    circle = inspect.getsource(solutions.initial_offsets).replace(
+        "    direction = direction / direction.abs().max(dim=-1, keepdim=True).values\n", ""
+    )
+    swapped = inspect.getsource(solutions.sampling_locations).replace(
+        "[width, height]", "[height, width]"
+    )
+    printed = run_with_answers(path, {"initial_offsets": circle, "sampling_locations": swapped})
+    assert "the rays end on a circle" in printed["initial_offsets"]
+    assert "width and height are swapped" in printed["sampling_locations"]
