@@ -1,0 +1,118 @@
+"""Backbones: what they give out, and what in them may learn."""
+
+import re
+import urllib.error
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from ddetr_edu.detector import DeformableDETRConfig
+from ddetr_edu.detector.backbone import ResNetBackbone, TinyBackbone, build_backbone
+
+
+def test_the_configuration_chooses():
+    assert isinstance(build_backbone(DeformableDETRConfig.preset("tiny")), TinyBackbone)
+    with torch.device("meta"):
+        backbone = build_backbone(DeformableDETRConfig(backbone="resnet34"))
+    assert backbone.channels == (128, 256, 512)
+
+
+def test_tiny_gives_strides_8_16_32_and_rounds_up():
+    backbone = TinyBackbone().eval()
+    maps = backbone(torch.randn(2, 3, 67, 101))
+    assert [tuple(m.shape) for m in maps] == [(2, 64, 9, 13), (2, 128, 5, 7), (2, 192, 3, 4)]
+    assert backbone.channels == (64, 128, 192)
+    weights = sum(p.numel() for p in backbone.parameters())
+    assert 1.25e6 < weights < 1.35e6  # "1.3 million weights"
+
+
+def test_tiny_starts_every_residual_block_as_its_shortcut():
+    torch.manual_seed(0)
+    block = TinyBackbone().stages[0][1].eval()  # as many channels in as out
+    x = torch.rand(2, 64, 5, 7)
+    torch.testing.assert_close(block(x), x)
+
+
+@pytest.mark.parametrize(
+    "dilation, last", [(False, (2, 3)), (True, (3, 5))], ids=["stride 32", "DC5"]
+)
+def test_resnet50_gives_three_maps_finest_first(dilation, last):
+    with torch.device("meta"):
+        backbone = ResNetBackbone("resnet50", dilation)
+        maps = backbone(torch.zeros(2, 3, 47, 79))
+    assert backbone.channels == (512, 1024, 2048)
+    expected = [(2, 512, 6, 10), (2, 1024, 3, 5), (2, 2048, *last)]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_resnet_computes_what_torchvision_computes():
+    torch.manual_seed(0)
+    theirs = resnet18(weights=None).eval()
+    ours = ResNetBackbone("resnet18").eval()
+    state = theirs.state_dict()
+    ours.body.load_state_dict({k: state[k] for k in ours.body.state_dict()})
+    reference = create_feature_extractor(theirs, ["layer2", "layer3", "layer4"])
+    x = torch.randn(1, 3, 43, 61)
+    with torch.no_grad():
+        for found, expected in zip(ours(x), reference(x).values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_resnet_freezes_its_stem_its_first_stage_and_every_norm():
+    torch.manual_seed(0)
+    backbone = ResNetBackbone("resnet18")
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
+    norms = [m for m in backbone.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert len(norms) == 20 and not any(list(norm.parameters()) for norm in norms)
+    frozen = {n.split(".")[1] for n, p in backbone.named_parameters() if not p.requires_grad}
+    learning = {n.split(".")[1] for n, p in backbone.named_parameters() if p.requires_grad}
+    assert frozen == {"conv1", "layer1"}
+    assert learning == {"layer2", "layer3", "layer4"}
+
+    before = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    sum(m.sum() for m in backbone.train()(torch.randn(2, 3, 33, 47))).backward()
+    assert before and all(torch.equal(b, before[n]) for n, b in backbone.named_buffers())
+    assert backbone.body.layer2[0].conv1.weight.grad is not None
+    assert backbone.body.layer1[0].conv1.weight.grad is None
+
+
+@pytest.mark.parametrize("name, dilation", [("resnet51", False), ("resnet18", True)])
+def test_a_resnet_that_torchvision_cannot_build_is_named(name, dilation):
+    with pytest.raises(ValueError, match=f'torchvision cannot build the backbone "{name}"'):
+        ResNetBackbone(name, dilation)
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """torch.hub with an empty cache and a network that answers 404; returns what was asked for."""
+    asked = []
+
+    def refuse(url, *args, **kwargs):
+        asked.append(url)
+        raise urllib.error.HTTPError(url, 404, "Not Found", {}, None)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    return asked
+
+
+def test_weights_that_cannot_be_downloaded_are_one_sentence(no_hub):
+    with pytest.raises(OSError, match="resnet18 could not be downloaded.*404") as refused:
+        ResNetBackbone("resnet18").load_imagenet()
+    assert len(no_hub) == 1 and no_hub[0] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_imagenet_weights_reach_every_layer(monkeypatch):
+    torch.manual_seed(0)
+    donor = resnet18(weights=None).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: donor)
+    backbone = ResNetBackbone("resnet18")
+    backbone.load_imagenet()
+    for name, value in backbone.body.state_dict().items():
+        assert torch.equal(value, donor[name]), name
+    assert not any(re.match("fc", name) for name in backbone.body.state_dict())

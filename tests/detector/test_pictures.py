@@ -1,0 +1,120 @@
+"""From pictures to a batch, and from the model's answers back to pixels."""
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as transforms
+
+from ddetr_edu.detector import PictureSize, Predictions, best_detections, make_batch, to_floats
+
+
+@pytest.mark.parametrize(
+    "size, picture, expected",
+    [
+        ((800, 1333), (480, 640), (800, 1067)),
+        ((800, 1333), (640, 480), (1067, 800)),
+        ((800, 1333), (400, 1000), (533, 1333)),  # the long side decides
+        ((800, 1333), (1000, 400), (1333, 533)),
+        ((192, 224), (160, 160), (192, 192)),
+        ((192, 224), (101, 211), (107, 224)),
+        ((7, 11), (1, 3000), (1, 11)),  # never less than one pixel
+    ],
+)
+def test_a_picture_is_resized_by_its_short_side_unless_the_long_one_gets_too_long(
+    size, picture, expected
+):
+    assert PictureSize(*size).fit(*picture) == expected
+
+
+def test_the_long_side_is_never_exceeded():
+    size = PictureSize(53, 89)
+    for height in range(1, 130, 7):
+        for width in range(1, 130, 5):
+            h, w = size.fit(height, width)
+            assert min(h, w) <= 53 and max(h, w) <= 89
+            assert min(h, w) == 53 or max(h, w) == 89
+
+
+@pytest.mark.parametrize("short, long", [(0, 5), (7, 5), (-3, 5)])
+def test_a_size_that_makes_no_sense_is_refused(short, long):
+    with pytest.raises(ValueError, match=f"{short} and {long}"):
+        PictureSize(short, long)
+
+
+def test_bytes_become_floats():
+    picture = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
+    torch.testing.assert_close(to_floats(picture).flatten(), torch.tensor([0.0, 0.2, 1.0]))
+
+
+def test_a_batch_is_normalised_padded_with_zeros_and_masked():
+    torch.manual_seed(0)
+    pictures = [torch.rand(3, 13, 17), torch.rand(3, 19, 11)]
+    images, mask = make_batch(pictures, PictureSize(13, 23))  # fits: (13, 17) stays
+    assert images.shape == (2, 3, 22, 17) and mask.shape == (2, 22, 17)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(images[0, :, :13, :17], (pictures[0] - mean) / std)
+    assert mask.dtype == torch.bool
+    assert not mask[0, :13, :17].any() and mask[0, 13:].all()
+    assert not mask[1, :22, :13].any() and mask[1, :, 13:].all()
+    assert not images[mask[:, None].expand_as(images)].any()
+    resized = transforms.resize(pictures[1], [22, 13], antialias=True)
+    torch.testing.assert_close(images[1, :, :22, :13], (resized - mean) / std)
+
+
+def test_boxes_return_to_pixels_of_the_picture_as_it_was():
+    """What lies at known pixels comes back there, whatever the batch was resized and padded to."""
+    sizes = [(97, 131), (211, 89)]
+    boxes = torch.tensor([[10.0, 20.0, 50.0, 90.0], [3.0, 100.0, 80.0, 200.0]])  # xyxy
+    inside = []
+    for (height, width), (x1, y1, x2, y2) in zip(sizes, boxes.tolist(), strict=True):
+        inside.append([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height,
+                       (x2 - x1) / width, (y2 - y1) / height])  # fmt: skip
+    predictions = Predictions(torch.zeros(2, 1, 1), torch.tensor(inside)[:, None])
+    for n, found in enumerate(best_detections(predictions, sizes)):
+        torch.testing.assert_close(found["boxes"], boxes[n : n + 1], rtol=0, atol=1e-3)
+
+
+def test_boxes_are_kept_inside_their_picture():
+    predictions = Predictions(torch.zeros(1, 1, 1), torch.tensor([[[0.9, 0.1, 0.6, 0.8]]]))
+    (found,) = best_detections(predictions, [(7, 11)])
+    expected = torch.tensor([[0.6 * 11, 0.0, 11.0, 0.5 * 7]])
+    torch.testing.assert_close(found["boxes"], expected)
+
+
+def test_the_best_pairs_of_query_and_class_of_each_picture():
+    """Two pictures whose best queries differ, against a search pair by pair."""
+    generator = torch.Generator().manual_seed(3)
+    n_images, n_queries, n_classes, count = 2, 7, 5, 11
+    logits = torch.randn(n_images, n_queries, n_classes, generator=generator)
+    centres = 0.4 + 0.2 * torch.rand(n_images, n_queries, 2, generator=generator)
+    sides = 0.1 + 0.4 * torch.rand(n_images, n_queries, 2, generator=generator)
+    boxes = torch.cat([centres, sides], -1)
+    sizes = [(37, 53), (61, 29)]
+    results = best_detections(Predictions(logits, boxes), sizes, count)
+    assert len(results) == 2
+    for n, (found, (height, width)) in enumerate(zip(results, sizes, strict=True)):
+        pairs = [(logits[n, q, k].sigmoid().item(), q, k)
+                 for q in range(n_queries) for k in range(n_classes)]  # fmt: skip
+        best = sorted(pairs, reverse=True)[:count]
+        assert found["queries"].tolist() == [q for _, q, _ in best]
+        assert found["classes"].tolist() == [k for _, _, k in best]
+        torch.testing.assert_close(found["scores"], torch.tensor([s for s, _, _ in best]))
+        for row, (_, q, _) in zip(found["boxes"], best, strict=True):
+            cx, cy, w, h = boxes[n, q].tolist()
+            expected = [(cx - w / 2) * width, (cy - h / 2) * height,
+                        (cx + w / 2) * width, (cy + h / 2) * height]  # fmt: skip
+            torch.testing.assert_close(row, torch.tensor(expected), rtol=0, atol=1e-4)
+    assert results[0]["queries"].tolist() != results[1]["queries"].tolist()
+
+
+@pytest.mark.parametrize("count, kept", [(100, 6), (4, 4)])
+def test_no_more_detections_than_there_are_pairs(count, kept):
+    predictions = Predictions(torch.randn(1, 3, 2), torch.rand(1, 3, 4))
+    (found,) = best_detections(predictions, [(5, 7)], count)
+    assert all(len(values) == kept for values in found.values())
+
+
+def test_a_hundred_detections_when_nothing_is_said():
+    predictions = Predictions(torch.randn(1, 60, 2), torch.rand(1, 60, 4))
+    (found,) = best_detections(predictions, [(5, 7)])
+    assert len(found["scores"]) == 100

@@ -1,0 +1,253 @@
+"""The command line: what it leaves, what it says, and that a mistake is one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from ddetr_edu.cli import main
+from ddetr_edu.data import write_shapes_set
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
+from ddetr_edu.training import Detector, save
+
+SMALL_PICTURES = ["--size.short-side", "64", "--size.long-side", "96"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set, a checkpoint of an untrained detector, and pictures: the CLI's whole world."""
+    root = tmp_path_factory.mktemp("cli")
+    write_shapes_set(root / "shapes", train=4, val=2, seed=1)
+    torch.manual_seed(0)
+    names = ["circle", "square", "triangle", "star", "ring", "cross"]
+    config = DeformableDETRConfig.preset(
+        "tiny", num_classes=6, d_model=32, n_heads=2, n_levels=2, n_encoder_layers=1,
+        n_decoder_layers=2, d_ffn=16, n_queries=7,
+    )  # fmt: skip
+    detector = Detector(
+        DeformableDETR(config), dict(enumerate(names, start=1)), PictureSize(64, 96)
+    )
+    save(root / "c.pt", detector)
+    Image.effect_noise((97, 61), 90).save(root / "noise.png")
+    (root / "text.png").write_text("no picture")
+    (root / "text.pt").write_text("no checkpoint")
+    return root
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    """run("eval --data {folder}/shapes") -> exit code, output, complaint; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(line):
+        code = main([word.format(folder=folder) for word in line.split()])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+# What works -------------------------------------------------------------------------------------
+
+
+def test_train_then_eval_then_predict_then_inspect(run, tmp_path):
+    code, out, _ = run(
+        "train --data {folder}/shapes --steps 2 --batch 2 --device cpu " + " ".join(SMALL_PICTURES)
+    )
+    assert code == 0 and "done after 2 steps" in out and "Average Precision" in out
+    left = {p.name for p in (tmp_path / "runs" / "train").iterdir()}
+    assert left == {"checkpoint.pt", "metrics.jsonl", "config.json", "curves.png"}
+
+    code, out, err = run("eval --data {folder}/shapes")  # finds the checkpoint by itself
+    assert code == 0 and out.count("Average Precision") == 6
+    assert "2 pictures: AP 0.0" in out and "Traceback" not in err
+
+    code, out, err = run("predict {folder}/noise.png --threshold 0.0")
+    assert code == 0 and "100 objects at or above 0" in out and len(out.splitlines()) == 102
+    assert is_png(tmp_path / "runs/predict/noise.png") and err == ""
+
+    code, out, err = run("inspect {folder}/noise.png --query 3")
+    assert code == 0 and out.startswith("query 3, decoder layer 2:") and err == ""
+    assert is_png(tmp_path / "runs/inspect/noise.png")
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_prints_what_the_detector_finds_and_writes_where_told(run, tmp_path):
+    code, out, _ = run(
+        "predict {folder}/noise.png --checkpoint {folder}/c.pt --threshold 0 --out new/a.png"
+    )
+    assert code == 0 and is_png(tmp_path / "new" / "a.png") and "wrote new/a.png" in out
+    assert "42 objects" in out  # 7 queries of 6 classes
+    rows = out.splitlines()[:42]
+    scores = [float(row.split()[1]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert {row.split()[0] for row in rows} == {
+        "circle", "square", "triangle", "star", "ring", "cross"}  # fmt: skip
+    code, out, _ = run("predict {folder}/noise.png --checkpoint {folder}/c.pt")
+    assert code == 0 and "0 objects at or above 0.5" in out
+
+
+def test_inspect_takes_the_best_query_any_layer_and_either_panel(run):
+    line = "inspect {folder}/noise.png --checkpoint {folder}/c.pt"
+    code, out, _ = run(f"{line} --layer 0 --by head")
+    assert code == 0 and "decoder layer 0: says" in out
+    heads = [row for row in out.splitlines() if row.startswith("head")]
+    assert len(heads) == 2 and all("8 points, weight 1.00" in row for row in heads)
+    code, out, _ = run(f"{line} --query 5 --layer -2")
+    assert code == 0 and out.startswith("query 5, decoder layer 0")
+    levels = [row for row in out.splitlines() if row.startswith("level")]
+    assert len(levels) == 2 and all("8 points, weight 1.00" in row for row in levels)
+
+
+def test_eval_of_the_first_pictures_only(run):
+    code, out, _ = run("eval --checkpoint {folder}/c.pt --data {folder}/shapes --first 1")
+    assert code == 0 and "1 pictures:" in out
+
+
+def test_data_shapes_then_data_check(run, tmp_path):
+    code, out, _ = run("data shapes --out mine --train 3 --val 1 --seed 5")
+    assert code == 0 and "wrote 3 + 1 pictures" in out
+    assert len(list((tmp_path / "mine" / "train").iterdir())) == 3
+    code, out, _ = run("data check mine")
+    assert code == 0 and "train: 3 pictures" in out and "val: 1 pictures" in out
+    assert "6 categories, nothing wrong" in out
+
+
+def test_doctor(run):
+    code, out, err = run("doctor")
+    assert code == 0 and "attention" in out and "grid_sample" in out and err == ""
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("--help", ["doctor", "train", "eval", "predict", "inspect"]),
+        ("data --help", ["shapes", "check"]),
+        ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--preset"]),
+        ("inspect --help", ["--query", "--layer", "--by", "Number of the decoder query"]),
+    ],
+)
+def test_help_names_what_there_is(capsys, line, words):
+    with pytest.raises(SystemExit) as end:
+        main(line.split())
+    assert not end.value.code
+    out = capsys.readouterr().out
+    assert all(word in out for word in words)
+
+
+# What does not ----------------------------------------------------------------------------------
+
+WITH = "--checkpoint {folder}/c.pt"
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("", "doctor, train, eval, predict, inspect"),
+        ("data", "shapes, check"),
+        ("fly", "fly"),
+        ("data fly", "fly"),
+        ("doctor --loud", "--loud"),
+        ("train --nope 3", "--nope"),
+        ("train --steps many", "--steps"),
+        ("train", "give --minutes or --steps"),
+        ("train --minutes 1 --steps 2", "and not both"),
+        ("train --steps 0", "--steps is 0"),
+        ("train --steps 1 --data nowhere", "nowhere is not a COCO data set"),
+        ("train --steps 1 --data {folder}/shapes --preset r51", "choose one of tiny"),
+        ("train --steps 1 --data {folder}/shapes --device abacus", 'device "abacus"'),
+        ("train --steps 1 --data {folder}/shapes --imagenet", "--imagenet needs a ResNet"),
+        ("train --steps 1 --data {folder}/shapes --overfit 9", "first 9 cannot be taken"),
+        ("train --steps 1 --data {folder}/shapes --size.short-side 0", "short_side"),
+        ("train --steps 1 --data {folder}/shapes --out {folder}/text.pt", "text.pt"),
+        ("eval", "there is no checkpoint at runs/train/checkpoint.pt"),
+        ("eval --checkpoint {folder}/text.pt", "text.pt is not a checkpoint"),
+        ("eval --checkpoint {folder}/noise.png", "noise.png is not a checkpoint"),
+        (f"eval {WITH} --data nowhere", "nowhere is not a COCO data set"),
+        (f"eval {WITH} --data {{folder}}/shapes --split test", "no split 'test'"),
+        (f"eval {WITH} --data {{folder}}/shapes --batch 0", "batch is 0"),
+        (f"eval {WITH} --data {{folder}}/shapes --batch -1", "batch is -1"),
+        (f"eval {WITH} --data {{folder}}/shapes --first 0", "first 0 cannot be taken"),
+        ("predict", "predict"),
+        (f"predict nothing.png {WITH}", "there is no picture at nothing.png"),
+        (f"predict {{folder}}/text.png {WITH}", "text.png cannot be read as a picture"),
+        (f"predict {{folder}}/noise.png {WITH} --out a.xyz", "xyz"),
+        (f"predict {{folder}}/noise.png {WITH} --out {{folder}}/text.png/a.png", "text.png"),
+        ("predict {folder}/noise.png --checkpoint gone.pt", "there is no checkpoint at gone.pt"),
+        (f"inspect {{folder}}/noise.png {WITH} --query 7", "--query 7 does not exist; .* 0 to 6"),
+        (f"inspect {{folder}}/noise.png {WITH} --query -1", "--query -1 does not exist"),
+        (f"inspect {{folder}}/noise.png {WITH} --layer 2", "--layer 2 does not exist; .* 0 to 1"),
+        (f"inspect {{folder}}/noise.png {WITH} --layer -3", "--layer -3 does not exist"),
+        (f"inspect {{folder}}/noise.png {WITH} --by point", "--by"),
+        ("data check nowhere", "nowhere is not a COCO data set"),
+        ("data shapes --out {folder}/shapes", "shapes"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(run, line, message):
+    code, _, err = run(line)
+    assert code == 1
+    assert len(err.splitlines()) == 1 and err.startswith("ddetr")
+    assert not [part for part in ("Traceback", "Error:", "╭", "│") if part in err]
+    for part in message.split(" .* "):
+        assert part in err
+
+
+def test_a_set_without_pictures_is_one_line(run, tmp_path):
+    (tmp_path / "empty" / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / "empty" / split).mkdir()
+        (tmp_path / "empty" / "annotations" / f"instances_{split}.json").write_text(
+            json.dumps({"images": [], "annotations": [], "categories": []})
+        )
+    for line in ("train --steps 1 --data empty --device cpu", f"eval {WITH} --data empty"):
+        code, _, err = run(line)
+        assert code == 1 and len(err.splitlines()) == 1 and "has no picture" in err
+
+
+def test_other_categories_are_one_line(run, tmp_path):
+    run("data shapes --out mine --train 1 --val 1")
+    file = tmp_path / "mine" / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"star"', '"comet"'))
+    code, _, err = run(f"eval {WITH} --data mine")
+    assert code == 1 and len(err.splitlines()) == 1 and "(comet)" in err
+
+
+def test_ctrl_c_is_one_line_too(run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ddetr_edu.cli.evaluate", interrupted)
+    code, _, err = run(f"eval {WITH} --data {{folder}}/shapes")
+    assert code == 130 and err == "ddetr: stopped by the keyboard\n"
+
+
+# As a program -----------------------------------------------------------------------------------
+
+
+def program(arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "ddetr_edu", *arguments], cwd=cwd, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_python_m_does_the_same(folder, tmp_path):
+    done = program(["data", "check", str(folder / "shapes")], tmp_path)
+    assert done.returncode == 0 and "nothing wrong" in done.stdout
+
+
+def test_a_diverging_run_ends_in_one_line_of_its_own(folder, tmp_path):
+    done = program(
+        ["train", "--data", str(folder / "shapes"), "--steps", "20", "--batch", "2", "--device",
+         "cpu", "--optim.lr", "1e30", *SMALL_PICTURES], tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]  # not at the end of the progress bar
+    assert last.startswith("ddetr: the loss became")

@@ -1,0 +1,47 @@
+"""`ddetr doctor`: a report that is right about this machine and about what is missing."""
+
+import platform
+
+import pytest
+import torch
+
+import ddetr_edu.doctor as doctor
+from ddetr_edu.attention import backends
+
+
+def test_the_report_names_everything():
+    lines = doctor.examine().splitlines()
+    report = {line.split()[0]: line for line in lines}
+    for name in ("ddetr-edu", "python", "libraries", "lessons", "processor", "gpu", "attention"):
+        assert name in report
+    assert platform.python_version() in report["python"]
+    for library in doctor.LIBRARIES:
+        assert f"{library} {doctor.version(library)}" in report["libraries"]
+    assert "MISSING" not in report["libraries"]
+    assert "works, forwards and backwards" in report["attention"]
+    for name, what in backends().items():
+        assert report[name].strip().startswith(name) and str(what) in report[name]
+
+
+def test_a_library_that_is_not_there_is_called_missing():
+    assert doctor.version("no-such-library-anywhere") == "MISSING"
+
+
+def test_lessons_without_jupyter_say_what_to_run(monkeypatch):
+    monkeypatch.setattr(doctor, "FOR_LESSONS", ("torch", "no_such_module"))
+    assert doctor.lessons() == "no_such_module not installed; run: uv sync"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_gpus_are_named(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"card {i}")
+    assert doctor.gpu() == "card 0, card 1" if there else "CPU" in doctor.gpu()
+
+
+def test_an_attention_that_gives_nan_is_noticed(monkeypatch):
+    monkeypatch.setattr(
+        doctor.MSDeformAttn, "forward", lambda self, q, r, value, shapes: value * torch.nan
+    )
+    assert doctor.attention() == "gives numbers that are not finite"

@@ -1,0 +1,293 @@
+"""`Detector`: the contract of torchvision.models.detection, and what it refuses."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, make_batch
+from ddetr_edu.training import Detector, Weights, detection_losses, load_picture
+
+
+@pytest.fixture
+def pictures():
+    g = torch.Generator().manual_seed(1)
+    return [torch.rand(3, h, w, generator=g) for h, w in ((53, 97), (89, 61))]
+
+
+@pytest.fixture
+def targets():
+    return [
+        {"boxes": torch.tensor([[10.0, 20, 50, 40], [0, 0, 97, 53]]),
+         "labels": torch.tensor([90, 3])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]  # fmt: skip
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def test_in_training_it_gives_losses_to_be_summed(build, pictures, targets):
+    detector = build().train()
+    losses = detector(pictures, targets)
+    kinds = {"loss_label", "loss_l1", "loss_giou"}
+    assert set(losses) == kinds | {f"{name}_layer0" for name in kinds}
+    total = sum(losses.values())
+    assert total.shape == () and torch.isfinite(total)
+    total.backward()
+    idle = [n for n, p in detector.named_parameters() if p.grad is None]
+    assert idle == []
+
+
+def test_targets_reach_the_losses_as_class_indices_and_fractions(
+    build, pictures, targets, monkeypatch
+):
+    seen = []
+
+    def spy(predictions, wanted, weights):
+        seen.append((wanted, weights))
+        return detection_losses(predictions, wanted, weights)
+
+    monkeypatch.setattr("ddetr_edu.training.detector.detection_losses", spy)
+    detector = build().train()
+    detector.weights = Weights(1.0, 2.0, 3.0)
+    detector(pictures, targets)
+    ((first, second), weights) = seen[0]
+    assert weights == Weights(1.0, 2.0, 3.0)
+    assert first["labels"].tolist() == [2, 0]  # 90 is the third category, 3 the first
+    expected = torch.tensor([[30 / 97, 30 / 53, 40 / 97, 20 / 53], [0.5, 0.5, 1, 1]])
+    torch.testing.assert_close(first["boxes"], expected)
+    assert second["boxes"].shape == (0, 4) and second["labels"].shape == (0,)
+
+
+def test_boxes_of_torchvisions_own_kind_and_other_number_types_are_taken(build, pictures, targets):
+    torch.manual_seed(2)
+    detector = build().train()
+    expected = detector(pictures, targets)
+    for convert in (
+        lambda boxes: tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(53, 97)),
+        lambda boxes: boxes.double(),
+        lambda boxes: boxes.long(),
+    ):
+        same = [{**t, "boxes": convert(t["boxes"])} for t in targets]
+        found = detector(pictures, same)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(boxes=torch.zeros(4)), r"target 1 has boxes of shape \(4,\)"),
+        (dict(boxes=torch.zeros(2, 5)), r"target 1 has boxes of shape \(2, 5\)"),
+        (dict(boxes=torch.tensor([[1.0, 2, 3, 4]] * 2)), "target 1 .* and 1 labels"),
+        (dict(boxes=torch.tensor([[5.0, 2, 3, 4]])), "target 1 .* no width or height"),
+        (dict(boxes=torch.tensor([[1.0, 4, 3, 4]])), "target 1 .* no width or height"),
+        (dict(boxes=torch.tensor([[1.0, 2, torch.nan, 4]])), "target 1 .* not finite"),
+        (dict(boxes=torch.tensor([[1.0, 2, torch.inf, 4]])), "target 1 .* not finite"),
+        (dict(labels=torch.tensor([4])), r"target 1 has label 4, .*\[3, 7, 90\]"),
+    ],
+)
+def test_targets_that_cannot_be_used_are_named(build, pictures, targets, change, message):
+    targets[1] = {"boxes": torch.tensor([[1.0, 2, 3, 4]]), "labels": torch.tensor([7]), **change}
+    with pytest.raises(ValueError, match=message) as refused:
+        build().train()(pictures, targets)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["boxes", "labels"])
+def test_half_a_target_is_named(build, pictures, targets, name):
+    del targets[0][name]
+    with pytest.raises(ValueError, match=f'target 0 has no "{name}"'):
+        build().train()(pictures, targets)
+
+
+def test_training_without_targets_says_how_to_detect(build, pictures, targets):
+    detector = build().train()
+    with pytest.raises(ValueError, match=r"2 images .* none; call .eval\(\)"):
+        detector(pictures)
+    with pytest.raises(ValueError, match="2 images .* there are 1"):
+        detector(pictures, targets[:1])
+
+
+# Detecting --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_in_evaluation_it_gives_boxes_in_pixels_with_category_ids(build, pictures):
+    detections = build()(pictures)
+    assert len(detections) == 2
+    for found, picture in zip(detections, pictures, strict=True):
+        height, width = picture.shape[1:]
+        assert found["boxes"].shape == (19 * 3, 4)  # every pair, when there are under 100
+        x1, y1, x2, y2 = found["boxes"].T
+        assert (x1 >= 0).all() and (y1 >= 0).all()
+        assert (x2 <= width).all() and (y2 <= height).all()
+        assert (x1 <= x2).all() and (y1 <= y2).all()
+        assert set(found["labels"].tolist()) == {3, 7, 90}
+        assert (found["scores"].diff() <= 0).all()
+        assert found["queries"].min() == 0 and found["queries"].max() == 18
+
+
+@torch.no_grad()
+def test_labels_belong_to_their_class_output(build, pictures):
+    detector = build()
+    bias = detector.model.decoder.heads[-1].classify.bias
+    for index, label in enumerate(detector.categories):
+        bias.copy_(torch.tensor([8.0 if k == index else -8.0 for k in range(3)]))
+        for found in detector(pictures):
+            assert (found["labels"][:19] == label).all()
+
+
+@torch.no_grad()
+def test_boxes_are_the_models_own_in_pixels_of_the_original(build, pictures):
+    detector = build()
+    boxes = detector.model(*make_batch(pictures, PictureSize(64, 96))).boxes
+    for n, found in enumerate(detector(pictures)):
+        height, width = pictures[n].shape[1:]
+        cx, cy, w, h = boxes[n, found["queries"]].T
+        expected = torch.stack([
+            ((cx - w / 2) * width).clamp(0, width), ((cy - h / 2) * height).clamp(0, height),
+            ((cx + w / 2) * width).clamp(0, width), ((cy + h / 2) * height).clamp(0, height),
+        ], -1)  # fmt: skip
+        torch.testing.assert_close(found["boxes"], expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (torch.rand(1, 5, 7), r"image 1 has shape \(1, 5, 7\)"),
+        (torch.rand(5, 7, 3), r"image 1 has shape \(5, 7, 3\)"),
+        (torch.rand(1, 3, 5, 7), r"image 1 has shape \(1, 3, 5, 7\)"),
+        (torch.rand(3, 0, 7), r"image 1 has shape \(3, 0, 7\)"),
+        (torch.zeros(3, 5, 7, dtype=torch.uint8), "image 1 is torch.uint8; .*divide by 255"),
+    ],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_images_that_cannot_be_used_are_named(build, pictures, targets, bad, message, training):
+    with pytest.raises(ValueError, match=message):
+        build().train(training)([pictures[0], bad], targets)
+
+
+def test_no_image_at_all_is_refused(build):
+    with pytest.raises(ValueError, match="list of images is empty"):
+        build()([])
+
+
+# Categories -------------------------------------------------------------------------------------
+
+
+def test_a_list_of_names_is_labelled_from_0(build):
+    detector = build(categories=["cat", "dog"])
+    assert detector.categories == {0: "cat", 1: "dog"} and detector.labels == [0, 1]
+
+
+@pytest.mark.parametrize("categories", [["cat"], {1: "a", 2: "b", 3: "c"}])
+def test_as_many_categories_as_class_outputs(categories):
+    config = DeformableDETRConfig.preset("tiny", num_classes=2, n_encoder_layers=0)
+    model = DeformableDETR(config)
+    with pytest.raises(ValueError, match=f"{len(categories)} categories .* 2 class"):
+        Detector(model, categories)
+
+
+# Pictures from files ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def painting():
+    """A picture of 29 x 23 px, all four quarters different."""
+    pixels = np.zeros((23, 29, 3), np.uint8)
+    pixels[:11, :14] = (200, 10, 30)
+    pixels[:11, 14:] = (20, 180, 60)
+    pixels[11:, :14] = (40, 50, 220)
+    pixels[11:, 14:] = (240, 230, 90)
+    return PIL.Image.fromarray(pixels)
+
+
+def floats(image):
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return pixels.contiguous() / 255
+
+
+def test_a_file_is_read_as_rgb_floats(painting, tmp_path):
+    painting.save(tmp_path / "a.png")
+    for picture in (painting, tmp_path / "a.png", str(tmp_path / "a.png")):
+        found = load_picture(picture)
+        assert found.shape == (3, 23, 29) and found.dtype == torch.float32
+        torch.testing.assert_close(found, floats(painting))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
+def test_other_kinds_of_picture_become_rgb(painting, tmp_path, mode):
+    other = painting.convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    other.save(path)
+    found = load_picture(path)
+    assert found.shape == (3, 23, 29)
+    if mode not in ("CMYK", "1"):
+        torch.testing.assert_close(found, floats(other))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(painting, tmp_path, orientation):
+    turned = {  # how the stored pixels come from the upright picture
+        1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4],
+    }  # fmt: skip
+    stored = painting
+    for operation in turned[orientation]:
+        stored = stored.transpose(PIL.Image.Transpose(operation))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    torch.testing.assert_close(load_picture(tmp_path / "a.png"), floats(painting))
+
+
+@pytest.fixture
+def broken_files(tmp_path, painting):
+    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    painting.resize((290, 230)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["text.png", "empty.png", "cut.jpg"])
+def test_what_is_not_a_picture_is_named(broken_files, name):
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a picture") as refused:
+        load_picture(broken_files / name)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "."])
+def test_a_picture_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match="there is no picture at"):
+        load_picture(tmp_path / name)
+
+
+def test_predict_detects_in_files_and_pictures_alike(build, painting, tmp_path):
+    painting.save(tmp_path / "a.png")
+    detector = build().train()
+    by_path = detector.predict(tmp_path / "a.png", threshold=0.0)
+    assert not detector.training
+    by_picture = detector.predict(painting, threshold=0.0)
+    with torch.no_grad():
+        (direct,) = detector([floats(painting)])
+    assert set(by_path) == {"boxes", "scores", "labels", "queries"}
+    for name, values in direct.items():
+        torch.testing.assert_close(by_path[name], values, rtol=0, atol=1e-4)
+        assert torch.equal(by_path[name], by_picture[name])
+        assert not by_path[name].requires_grad
+
+
+def test_predict_leaves_out_what_scores_less(build, painting):
+    detector = build()
+    everything = detector.predict(painting, threshold=0.0)
+    middle = everything["scores"][7].item()
+    found = detector.predict(painting, threshold=middle)
+    assert found["scores"].min() >= middle
+    kept = int((everything["scores"] >= middle).sum())
+    assert 8 <= kept < len(everything["scores"])
+    assert all(len(values) == kept for values in found.values())
+    assert all(len(v) == 0 for v in detector.predict(painting, threshold=1.1).values())
+    assert len(detector.predict(painting)["scores"]) == 0  # 0.5, when nothing is said

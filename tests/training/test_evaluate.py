@@ -1,0 +1,161 @@
+"""COCO evaluation, with detectors whose answers are known."""
+
+import contextlib
+import io
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from ddetr_edu.data import CATEGORIES, CocoDetection, Shapes
+from ddetr_edu.training import evaluate
+from ddetr_edu.training.evaluate import METRICS, detect
+
+H, W = 120, 150
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three pictures, the second without an object; category and image ids with gaps."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val").mkdir()
+    boxes = [(5, 3, [10, 20, 60, 40]), (5, 90, [80, 70, 40, 45]), (23, 3, [30, 10, 50, 90]),
+             (23, 7, [100, 50, 35, 60])]  # fmt: skip
+    for i in (5, 11, 23):
+        Image.new("RGB", (W, H), (i, 2 * i, 3 * i)).save(tmp_path / "val" / f"{i}.png")
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps({
+        "images": [{"id": i, "file_name": f"{i}.png", "width": W, "height": H}
+                   for i in (23, 5, 11)],
+        "annotations": [{"id": n, "image_id": i, "category_id": c, "bbox": b, "iscrowd": 0,
+                         "area": b[2] * b[3]} for n, (i, c, b) in enumerate(boxes)],
+        "categories": [{"id": i, "name": name} for i, name in
+                       ((90, "toothbrush"), (3, "cat"), (7, "dog"))],
+    }))  # fmt: skip
+    return CocoDetection(tmp_path, "val")
+
+
+class Oracle(torch.nn.Module):
+    """Answers with what the data set holds, shifted; tells pictures apart by their first pixel."""
+
+    def __init__(self, dataset, shift=0.0, relabel=None, categories=None):
+        super().__init__()
+        self.model = torch.nn.Linear(1, 1)  # a device to stand on
+        self.categories = categories or dataset.categories
+        self.shift, self.relabel = shift, relabel or {}
+        self.modes, self.sizes = [], []
+        self.known = {}
+        for image, target in (dataset[i] for i in range(len(dataset))):
+            self.known[tuple(image[:, 0, 0].tolist())] = target
+
+    def forward(self, images):
+        self.modes.append(self.training)
+        self.sizes.append(len(images))
+        answers = []
+        for image in images:
+            target = self.known[tuple((image[:, 0, 0] * 255).round().int().tolist())]
+            labels = [self.relabel.get(int(label), int(label)) for label in target["labels"]]
+            answers.append({
+                "boxes": target["boxes"].as_subclass(torch.Tensor) + self.shift,
+                "scores": torch.linspace(0.9, 0.5, len(labels)),
+                "labels": torch.tensor(labels, dtype=torch.int64),
+            })
+        return answers
+
+
+def test_the_truth_itself_has_an_average_precision_of_1(dataset):
+    metrics, table = evaluate(Oracle(dataset), dataset, progress=False)
+    assert tuple(metrics) == METRICS
+    assert [metrics[name] for name in ("AP", "AP50", "AP75", "AR100")] == pytest.approx([1] * 4)
+    assert metrics["AP_S"] == -1  # nothing to measure
+    assert len(table.splitlines()) == 12 and "1.000" in table.splitlines()[0]
+
+
+def test_shifted_boxes_score_less_and_far_ones_nothing(dataset):
+    scores = [evaluate(Oracle(dataset, shift), dataset, progress=False)[0]["AP"]
+              for shift in (0, 3, 6, 200)]  # fmt: skip
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 4
+    assert scores[-1] == 0
+
+
+def test_a_wrong_category_counts_as_wrong(dataset):
+    swapped = Oracle(dataset, relabel={90: 7, 7: 90})
+    metrics, _ = evaluate(swapped, dataset, progress=False)
+    assert metrics["AP"] == pytest.approx(1 / 3)  # only the cats are right
+
+
+def test_the_table_goes_with_its_numbers_and_nothing_is_printed(dataset, capsys):
+    metrics, table = evaluate(Oracle(dataset, shift=4), dataset, progress=False)
+    printed = [float(re.search(r"= (-?[\d.]+)$", line)[1]) for line in table.splitlines()]
+    assert printed == pytest.approx(list(metrics.values()), abs=6e-4)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("batch, sizes", [(1, [1, 1, 1]), (2, [2, 1]), (8, [3])])
+def test_batches_do_not_change_the_result(dataset, batch, sizes):
+    oracle = Oracle(dataset, shift=4)
+    metrics, _ = evaluate(oracle, dataset, batch, progress=False)
+    assert oracle.sizes == sizes
+    assert metrics == evaluate(Oracle(dataset, shift=4), dataset, progress=False)[0]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_detector_is_left_in_the_mode_it_was_in(dataset, training):
+    oracle = Oracle(dataset).train(training)
+    evaluate(oracle, dataset, progress=False)
+    assert oracle.training == training and oracle.modes == [False]
+    oracle.known.clear()
+    with pytest.raises(KeyError):
+        evaluate(oracle, dataset, progress=False)
+    assert oracle.training == training
+
+
+def test_results_are_in_cocos_format(dataset):
+    found = detect(Oracle(dataset), dataset, progress=False)
+    assert found[0] == {"image_id": 5, "category_id": 3, "bbox": [10, 20, 60, 40],
+                        "score": pytest.approx(0.9)}  # fmt: skip
+    assert [r["image_id"] for r in found] == [5, 5, 23, 23]
+
+
+def test_only_the_pictures_of_a_subset_count(dataset):
+    metrics, _ = evaluate(Oracle(dataset), dataset.first(1), progress=False)
+    assert metrics["AR100"] == pytest.approx(1) and metrics["AP"] == pytest.approx(1)
+
+
+def test_generated_scenes_can_be_evaluated_on(build):
+    metrics, _ = evaluate(build(categories=CATEGORIES), Shapes(2, seed=5), progress=False)
+    assert 0 <= metrics["AP"] < 0.2
+
+
+@pytest.mark.parametrize(
+    "categories", [{3: "cat", 7: "dog"}, {3: "cat", 7: "dog", 90: "comb"}, {1: "x", 2: "y"}]
+)
+def test_other_categories_are_refused_before_anything_runs(dataset, categories):
+    oracle = Oracle(dataset, categories=categories)
+    named = "3 \\(cat\\)" if 1 in categories else "90 \\(toothbrush\\)"
+    with pytest.raises(ValueError, match=f"category {named}, .* not trained .*{len(categories)}"):
+        evaluate(oracle, dataset, progress=False)
+    assert oracle.sizes == []
+
+
+def test_a_detector_may_know_more_than_the_data_set_holds(dataset):
+    oracle = Oracle(dataset, categories={**dataset.categories, 91: "comb"})
+    assert evaluate(oracle, dataset, progress=False)[0]["AP"] == pytest.approx(1)
+
+
+def test_an_empty_data_set_and_a_batch_of_nothing_are_refused(dataset):
+    for batch in (0, -1):
+        with pytest.raises(ValueError, match=f"batch is {batch}"):
+            evaluate(Oracle(dataset), dataset, batch, progress=False)
+    oracle = Oracle(dataset)
+    dataset.image_ids = []
+    with pytest.raises(ValueError, match="no picture to evaluate on"):
+        evaluate(oracle, dataset, progress=False)
+
+
+def test_the_progress_bar_is_optional(dataset):
+    words = io.StringIO()
+    with contextlib.redirect_stderr(words):
+        detect(Oracle(dataset), dataset, progress=False)
+    assert words.getvalue() == ""

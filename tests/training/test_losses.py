@@ -1,0 +1,187 @@
+"""Losses against slow loops, and how they are named, normalised and weighed."""
+
+import math
+
+import pytest
+import torch
+
+import ddetr_edu.training.losses as losses
+from ddetr_edu.detector import Predictions
+from ddetr_edu.training import Weights, detection_losses, layer_losses, match
+
+N, LQ, K = 3, 5, 7
+COUNTS = (2, 0, 3)
+WEIGHTS = Weights(label=1.7, l1=3.1, giou=0.9)
+
+
+def some_boxes(*shape, generator):
+    centre = 0.3 + 0.4 * torch.rand(*shape, 2, generator=generator, dtype=torch.float64)
+    sides = 0.05 + 0.4 * torch.rand(*shape, 2, generator=generator, dtype=torch.float64)
+    return torch.cat([centre, sides], -1)
+
+
+@pytest.fixture
+def scene():
+    """Logits, boxes, targets and pairs of three pictures with 2, 0 and 3 objects, in fp64."""
+    g = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(N, LQ, K, generator=g, dtype=torch.float64)
+    boxes = some_boxes(N, LQ, generator=g)
+    targets = [
+        {"labels": torch.randint(K, (c,), generator=g), "boxes": some_boxes(c, generator=g)}
+        for c in COUNTS
+    ]
+    pairs = [([4, 1], [0, 1]), ([], []), ([0, 2, 3], [2, 0, 1])]
+    pairs = [(torch.tensor(q).long(), torch.tensor(o).long()) for q, o in pairs]
+    return logits, boxes, targets, pairs
+
+
+def slow(logits, boxes, targets, pairs):
+    """The three sums without weights or normalisation, number by number."""
+    label = l1 = overlap = 0.0
+    for n in range(len(logits)):
+        taken = dict(zip(pairs[n][0].tolist(), pairs[n][1].tolist(), strict=True))
+        for q in range(logits.shape[1]):
+            for k in range(logits.shape[2]):
+                p = 1 / (1 + math.exp(-logits[n, q, k].item()))
+                if q in taken and targets[n]["labels"][taken[q]] == k:
+                    label += -0.25 * (1 - p) ** 2 * math.log(p)
+                else:
+                    label += -0.75 * p**2 * math.log(1 - p)
+            if q in taken:
+                a, b = boxes[n, q].tolist(), targets[n]["boxes"][taken[q]].tolist()
+                l1 += sum(abs(x - y) for x, y in zip(a, b, strict=True))
+                low = [max(a[i] - a[i + 2] / 2, b[i] - b[i + 2] / 2) for i in (0, 1)]
+                high = [min(a[i] + a[i + 2] / 2, b[i] + b[i + 2] / 2) for i in (0, 1)]
+                both = max(high[0] - low[0], 0) * max(high[1] - low[1], 0)
+                first = [min(a[i] - a[i + 2] / 2, b[i] - b[i + 2] / 2) for i in (0, 1)]
+                last = [max(a[i] + a[i + 2] / 2, b[i] + b[i + 2] / 2) for i in (0, 1)]
+                hull = (last[0] - first[0]) * (last[1] - first[1])
+                union = a[2] * a[3] + b[2] * b[3] - both
+                overlap += 1 - (both / union - (hull - union) / hull)
+    return {"label": label, "l1": l1, "giou": overlap}
+
+
+def test_agrees_with_slow_loops(scene):
+    found = layer_losses(*scene, WEIGHTS)
+    expected = slow(*scene)
+    assert set(found) == {"label", "l1", "giou"}
+    for name, value in found.items():
+        assert value.shape == ()
+        weighed = getattr(WEIGHTS, name) * expected[name] / sum(COUNTS)
+        assert value.item() == pytest.approx(weighed, abs=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["label", "l1", "giou"])
+def test_each_weight_scales_its_own_loss(scene, name):
+    one = layer_losses(*scene, Weights(1, 1, 1))
+    three = layer_losses(*scene, Weights(**{**dict(label=1, l1=1, giou=1), name: 3}))
+    for other, value in three.items():
+        torch.testing.assert_close(value, one[other] * (3 if other == name else 1))
+
+
+def test_the_number_of_objects_is_that_of_the_batch_and_never_below_one(scene):
+    logits, boxes, _, _ = scene
+    nothing = [{"labels": torch.zeros(0).long(), "boxes": torch.zeros(0, 4).double()}] * N
+    empty = (torch.zeros(0).long(), torch.zeros(0).long())
+    found = layer_losses(logits, boxes, nothing, [empty] * N, WEIGHTS)
+    expected = slow(logits, boxes, nothing, [empty] * N)
+    assert found["label"].item() == pytest.approx(WEIGHTS.label * expected["label"], abs=1e-6)
+    assert found["l1"].item() == found["giou"].item() == 0
+
+
+def test_unmatched_queries_learn_to_say_no_and_keep_their_boxes(scene):
+    logits, boxes, targets, pairs = scene
+    logits, boxes = logits.clone().requires_grad_(), boxes.clone().requires_grad_()
+    sum(layer_losses(logits, boxes, targets, pairs, WEIGHTS).values()).backward()
+    for n, (queries, objects) in enumerate(pairs):
+        taken = dict(zip(queries.tolist(), objects.tolist(), strict=True))
+        for q in range(LQ):
+            moves = logits.grad[n, q] < 0  # where a step of descent raises the logit
+            if q in taken:
+                assert moves.nonzero().flatten().tolist() == [targets[n]["labels"][taken[q]]]
+                assert boxes.grad[n, q].any()
+            else:
+                assert not moves.any() and logits.grad[n, q].all()
+                assert not boxes.grad[n, q].any()
+
+
+def as_float32(scene):
+    logits, boxes, targets, _ = scene
+    targets = [{"labels": t["labels"], "boxes": t["boxes"].float()} for t in targets]
+    return logits.float(), boxes.float(), targets
+
+
+def test_every_layer_is_matched_anew_and_named(scene):
+    logits, boxes, targets = as_float32(scene)
+    earlier = [Predictions(logits.roll(k, 1), boxes.roll(2 * k, 1)) for k in (1, 2)]
+    found = detection_losses(Predictions(logits, boxes, earlier), targets, WEIGHTS)
+    names = [f"loss_{kind}{layer}" for layer in ("", "_layer0", "_layer1")
+             for kind in ("label", "l1", "giou")]  # fmt: skip
+    assert sorted(found) == sorted(names)
+    layers = {"": (logits, boxes), "_layer0": (earlier[0].logits, earlier[0].boxes),
+              "_layer1": (earlier[1].logits, earlier[1].boxes)}  # fmt: skip
+    for suffix, layer in layers.items():
+        pairs = match(*layer, targets, WEIGHTS)
+        expected = slow(*layer, targets, pairs)
+        for kind, value in expected.items():
+            weighed = getattr(WEIGHTS, kind) * value / sum(COUNTS)
+            assert found[f"loss_{kind}{suffix}"].item() == pytest.approx(weighed, rel=1e-4)
+    assert found["loss_l1"] != found["loss_l1_layer0"] != found["loss_l1_layer1"]
+
+
+def test_the_official_weights_are_used_when_none_are_given(scene):
+    logits, boxes, targets = as_float32(scene)
+    found = detection_losses(Predictions(logits, boxes), targets)
+    assert found == detection_losses(Predictions(logits, boxes), targets, Weights(2.0, 5.0, 2.0))
+
+
+def test_right_answers_cost_next_to_nothing(scene):
+    _, _, targets = as_float32(scene)
+    logits, boxes = torch.full((N, LQ, K), -20.0), torch.full((N, LQ, 4), 0.5)
+    for n, target in enumerate(targets):
+        for t, label in enumerate(target["labels"]):
+            logits[n, LQ - 1 - t, label] = 20.0
+            boxes[n, LQ - 1 - t] = target["boxes"][t]
+    found = detection_losses(Predictions(logits, boxes), targets)
+    assert sum(found.values()).item() < 1e-4
+
+
+def test_more_objects_than_queries_still_gives_a_loss(scene):
+    logits, boxes, targets = as_float32(scene)
+    found = detection_losses(Predictions(logits[:, :2], boxes[:, :2]), targets)
+    assert all(torch.isfinite(value) for value in found.values())
+
+
+def test_nan_in_is_nan_out_and_no_crash(scene):
+    logits, boxes, targets = as_float32(scene)
+    logits[0, 0, 0] = math.nan
+    found = detection_losses(Predictions(logits, boxes), targets)
+    assert found["loss_label"].isnan()
+
+
+def test_half_precision_predictions_are_summed_in_full(scene):
+    logits, boxes, targets = as_float32(scene)
+    found = detection_losses(Predictions(logits.bfloat16(), boxes.bfloat16()), targets)
+    assert all(value.dtype == torch.float32 for value in found.values())
+
+
+@pytest.mark.parametrize("mistake", ["mean", "matched queries only", "wrong object"])
+def test_these_tests_would_notice(scene, monkeypatch, mistake):
+    logits, boxes, targets, pairs = scene
+    expected = slow(*scene)
+    focal = losses.sigmoid_focal_loss
+    if mistake == "mean":
+        monkeypatch.setattr(losses, "sigmoid_focal_loss",
+                            lambda *args, reduction: focal(*args, reduction="mean"))  # fmt: skip
+    elif mistake == "matched queries only":
+        monkeypatch.setattr(
+            losses, "sigmoid_focal_loss",
+            lambda x, y, *args, reduction: (
+                focal(x, y, *args, reduction="none") * y.amax(-1, keepdim=True)).sum(),
+        )  # fmt: skip
+    else:
+        pairs = [(q, o.flip(0)) for q, o in pairs]
+    found = layer_losses(logits, boxes, targets, pairs, Weights(1, 1, 1))
+    assert any(
+        abs(found[k].item() - expected[k] / sum(COUNTS)) > 0.01 for k in ("label", "l1", "giou")
+    )

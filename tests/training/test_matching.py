@@ -1,0 +1,175 @@
+"""Matching, against every permutation and against the formulas written out."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import ddetr_edu.training.matching as matching
+from ddetr_edu.training import Weights, label_cost, match, matching_cost
+
+N, LQ, K = 3, 5, 7
+UNEVEN = Weights(label=1.7, l1=3.1, giou=0.9)
+
+
+@pytest.fixture
+def scene():
+    """scene(seed, counts): logits, boxes and targets, with so many objects per picture."""
+
+    def make(seed=0, counts=(2, 0, 3), n_queries=LQ):
+        g = torch.Generator().manual_seed(seed)
+
+        def boxes(*shape):
+            centre = 0.3 + 0.4 * torch.rand(*shape, 2, generator=g)
+            return torch.cat([centre, 0.05 + 0.4 * torch.rand(*shape, 2, generator=g)], -1)
+
+        targets = [
+            {"labels": torch.randint(K, (c,), generator=g), "boxes": boxes(c)} for c in counts
+        ]
+        return 2 * torch.randn(len(counts), n_queries, K, generator=g), boxes(
+            len(counts), n_queries
+        ), targets
+
+    return make
+
+
+def focal(p, yes, alpha=0.25, gamma=2):
+    """The focal loss of one probability, straight from its paper."""
+    return -alpha * (1 - p) ** gamma * math.log(p) if yes else (
+        -(1 - alpha) * p**gamma * math.log(1 - p))  # fmt: skip
+
+
+def giou(a, b):
+    """Generalised overlap of two (cx, cy, w, h) boxes."""
+    (ax, ay, aw, ah), (bx, by, bw, bh) = a, b
+    wide = min(ax + aw / 2, bx + bw / 2) - max(ax - aw / 2, bx - bw / 2)
+    high = min(ay + ah / 2, by + bh / 2) - max(ay - ah / 2, by - bh / 2)
+    both = max(wide, 0) * max(high, 0)
+    union = aw * ah + bw * bh - both
+    hull = (max(ax + aw / 2, bx + bw / 2) - min(ax - aw / 2, bx - bw / 2)) * (
+        max(ay + ah / 2, by + bh / 2) - min(ay - ah / 2, by - bh / 2))  # fmt: skip
+    return both / union - (hull - union) / hull
+
+
+def slow_cost(logits, boxes, target, weights):
+    rows = []
+    for q in range(len(logits)):
+        row = []
+        for label, wanted in zip(target["labels"], target["boxes"].tolist(), strict=True):
+            p = 1 / (1 + math.exp(-logits[q, label]))
+            box = boxes[q].tolist()
+            row.append(
+                weights.label * (focal(p, True) - focal(p, False))
+                + weights.l1 * sum(abs(x - y) for x, y in zip(box, wanted, strict=True))
+                - weights.giou * giou(box, wanted)
+            )
+        rows.append(row)
+    return torch.tensor(rows).reshape(len(logits), len(target["labels"]))
+
+
+def test_the_weights_are_the_official_ones():
+    assert Weights() == Weights(label=2.0, l1=5.0, giou=2.0)
+
+
+def test_label_cost_is_yes_minus_no():
+    logits = torch.tensor([[-3.0, 0.0, 2.0], [5.0, -1.0, 0.5]])
+    labels = torch.tensor([2, 0, 2, 1])
+    found = label_cost(logits, labels)
+    assert found.shape == (2, 4)
+    for q in range(2):
+        for t, label in enumerate(labels):
+            p = 1 / (1 + math.exp(-logits[q, label]))
+            assert found[q, t].item() == pytest.approx(focal(p, True) - focal(p, False), abs=1e-5)
+
+
+def test_label_cost_of_certain_answers_is_finite_and_in_order():
+    cost = label_cost(torch.tensor([[-1e4], [-30.0], [0.0], [30.0], [1e4]]), torch.tensor([0]))
+    assert torch.isfinite(cost).all()
+    assert (cost.diff(dim=0) < 0).all()  # the surer the yes, the cheaper
+
+
+@pytest.mark.parametrize("weights", [Weights(), UNEVEN])
+def test_the_cost_is_the_sum_of_its_three_parts(scene, weights):
+    logits, boxes, targets = scene(1)
+    for n, target in enumerate(targets):
+        found = matching_cost(logits[n], boxes[n], target["labels"], target["boxes"], weights)
+        expected = slow_cost(logits[n], boxes[n], target, weights)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_no_permutation_is_cheaper(scene, seed):
+    logits, boxes, targets = scene(seed, counts=(2, 4, 5))
+    for n, (queries, objects) in enumerate(match(logits, boxes, targets, UNEVEN)):
+        cost = slow_cost(logits[n], boxes[n], targets[n], UNEVEN)
+        n_objects = cost.shape[1]
+        assert sorted(objects.tolist()) == list(range(n_objects))
+        assert len(set(queries.tolist())) == n_objects
+        cheapest = min(
+            itertools.permutations(range(LQ), n_objects),
+            key=lambda order: sum(cost[q, t].item() for t, q in enumerate(order)),
+        )
+        by_object = dict(zip(objects.tolist(), queries.tolist(), strict=True))
+        assert tuple(by_object[t] for t in range(n_objects)) == cheapest
+
+
+def test_each_picture_is_matched_as_if_alone(scene):
+    logits, boxes, targets = scene(2, counts=(2, 0, 3))
+    together = match(logits, boxes, targets, Weights())
+    for n, pair in enumerate(together):
+        (alone,) = match(logits[n : n + 1], boxes[n : n + 1], targets[n : n + 1], Weights())
+        for a, b in zip(pair, alone, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_picture_without_objects_matches_nothing(scene):
+    for queries, objects in match(*scene(3, counts=(0, 0)), Weights()):
+        assert queries.shape == objects.shape == (0,)
+        assert queries.dtype == objects.dtype == torch.int64
+
+
+def test_with_more_objects_than_queries_every_query_is_taken(scene):
+    logits, boxes, targets = scene(4, counts=(7,), n_queries=3)
+    ((queries, objects),) = match(logits, boxes, targets, UNEVEN)
+    assert sorted(queries.tolist()) == [0, 1, 2] and len(set(objects.tolist())) == 3
+    cost = slow_cost(logits[0], boxes[0], targets[0], UNEVEN)
+    total = cost[queries, objects].sum().item()
+    cheapest = min(
+        sum(cost[q, t].item() for q, t in enumerate(chosen))
+        for chosen in itertools.permutations(range(7), 3)
+    )
+    assert total == pytest.approx(cheapest, abs=1e-4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_model_that_has_diverged_is_still_matched(scene, bad):
+    logits, boxes, targets = scene(5)
+    logits[0, 1] = bad
+    boxes[2, 3] = math.nan
+    pairs = match(logits, boxes, targets, Weights())
+    assert [len(q) for q, _ in pairs] == [2, 0, 3]
+    assert 3 not in pairs[2][0].tolist()  # no object goes to a box that is not one
+
+
+def test_matching_needs_no_gradient(scene):
+    logits, boxes, targets = scene(6)
+    pairs = match(logits.requires_grad_(), boxes.requires_grad_(), targets, Weights())
+    assert not any(index.requires_grad for pair in pairs for index in pair)
+
+
+@pytest.mark.parametrize("mistake", ["sign", "only yes", "softmax", "overlap ignored"])
+def test_these_tests_would_notice(scene, monkeypatch, mistake):
+    right = matching.label_cost
+    wrong = {
+        "sign": lambda x, t: -right(x, t),
+        "only yes": lambda x, t: (-0.25 * (1 - x.sigmoid()) ** 2 * x.sigmoid().log())[:, t],
+        "softmax": lambda x, t: -x.softmax(-1)[:, t],
+    }
+    if mistake == "overlap ignored":
+        monkeypatch.setattr(matching, "generalized_box_iou", lambda a, b: torch.zeros(LQ, len(b)))
+    else:
+        monkeypatch.setattr(matching, "label_cost", wrong[mistake])
+    logits, boxes, targets = scene(1)
+    found = matching_cost(logits[0], boxes[0], *targets[0].values(), UNEVEN)
+    assert (found - slow_cost(logits[0], boxes[0], targets[0], UNEVEN)).abs().max() > 0.05

@@ -1,0 +1,100 @@
+"""Parameter groups and the learning rate."""
+
+import math
+
+import pytest
+import torch
+
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig
+from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
+
+CONFIG = OptimConfig(lr=3e-3, lr_backbone=5e-4, beta2=0.97, weight_decay=7e-4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = DeformableDETRConfig(
+        backbone="resnet18", d_model=64, n_encoder_layers=1, n_decoder_layers=2, d_ffn=32,
+        n_queries=5, box_refine=True,
+    )  # fmt: skip
+    return torch.nn.ModuleDict({"model": DeformableDETR(config)})  # names as inside a Detector
+
+
+def places(optimizer):
+    return {id(p): group for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_every_trainable_parameter_once_and_no_frozen_one(model):
+    optimizer = build_optimizer(model, CONFIG)
+    listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert any(not p.requires_grad for p in model.parameters())
+
+
+def test_rates_by_name(model):
+    group = places(build_optimizer(model, CONFIG))
+    counts = {"backbone": 0, "slow": 0, "rest": 0}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind, rate = "rest", 3e-3
+        if name.startswith("model.backbone"):
+            kind, rate = "backbone", 5e-4
+        elif "sampling_offsets" in name or "reference_points" in name:
+            kind, rate = "slow", 3e-4
+        counts[kind] += 1
+        assert group[id(parameter)]["lr"] == pytest.approx(rate), name
+        assert group[id(parameter)]["base_lr"] == pytest.approx(rate), name
+    assert counts["slow"] == 2 * (1 + 2) + 2  # weight and bias of three attentions, and the points
+    assert counts["backbone"] == 15 and counts["rest"] > 50
+
+
+def test_without_a_rate_of_its_own_the_backbone_learns_like_the_rest(model):
+    group = places(build_optimizer(model, OptimConfig(lr=3e-3)))
+    body = model["model"].backbone.body
+    assert group[id(body.layer3[0].conv1.weight)]["lr"] == 3e-3
+
+
+def test_biases_and_norms_do_not_decay(model):
+    group = places(build_optimizer(model, CONFIG))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            expected = 0.0 if parameter.dim() == 1 else 7e-4
+            assert group[id(parameter)]["weight_decay"] == expected, name
+
+
+def test_the_betas_arrive(model):
+    optimizer = build_optimizer(model, CONFIG)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert all(group["betas"] == (0.9, 0.97) for group in optimizer.param_groups)
+
+
+@pytest.fixture
+def optimizer(model):
+    return build_optimizer(model, CONFIG)
+
+
+def test_the_rate_warms_up_in_a_straight_line(optimizer):
+    factors = [set_rate(optimizer, step, progress=0.0, warmup_steps=5) for step in range(8)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+    assert set_rate(optimizer, 0, 0.0, warmup_steps=0) == 1
+
+
+@pytest.mark.parametrize(
+    "progress, factor",
+    [(0.0, 1.0), (0.5, 0.505), (1 / 3, 0.01 + 0.99 * 0.75), (1.0, 0.01), (1.7, 0.01)],
+)
+def test_the_rate_ends_as_a_cosine_at_a_hundredth(optimizer, progress, factor):
+    assert set_rate(optimizer, 1000, progress, warmup_steps=5) == pytest.approx(factor)
+
+
+def test_every_group_follows_from_its_own_base(optimizer):
+    before = [group["base_lr"] for group in optimizer.param_groups]
+    for _ in range(2):  # a second call does not compound
+        factor = set_rate(optimizer, 1, 0.25, warmup_steps=7)
+    assert factor == pytest.approx(2 / 7 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 4))))
+    for group, base in zip(optimizer.param_groups, before, strict=True):
+        assert group["lr"] == pytest.approx(base * factor) and group["base_lr"] == base
+    assert len(set(before)) == 3
