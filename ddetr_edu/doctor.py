@@ -16,7 +16,7 @@ FOR_LESSONS = ("jupyterlab", "ipykernel", "ipywidgets")
 def examine() -> str:
     """A report of a few lines: Python, libraries, lessons, processor, GPU, attention backends."""
     lines = [
-        f"ddetr-edu    {importlib.metadata.version('ddetr-edu')}",
+        f"ddetr-edu    {version('ddetr-edu')}",
         f"python       {platform.python_version()} on {platform.system()} {platform.machine()}",
         "libraries    " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         f"lessons      {lessons()}",

@@ -94,7 +94,9 @@ def test_imports_run_one_way():
     order = {"attention": 0, "detector": 1, "training": 2, "course": 3, "cli": 4}
     for module in (ROOT / "ddetr_edu").rglob("*.py"):
         part = module.relative_to(ROOT / "ddetr_edu").parts[0].removesuffix(".py")
-        used = set(re.findall(r"^(?:from|import) ddetr_edu\.(\w+)", module.read_text(), re.MULTILINE))
+        used = set(
+            re.findall(r"^(?:from|import) ddetr_edu\.(\w+)", module.read_text(), re.MULTILINE)
+        )
         if part in ("data", "viz"):
             assert used <= {part}, f"{module} imports {used}"
         elif part in order:

@@ -33,9 +33,12 @@ class DeformableDETRConfig:
             )
         if self.dilation and self.backbone == "tiny":
             raise ValueError("dilation needs a torchvision ResNet; the tiny backbone has none")
-        for name in ("num_classes", "n_levels", "n_points", "n_decoder_layers", "n_queries"):
+        for name in ("num_classes", "d_model", "n_heads", "n_levels", "n_points", "d_ffn",
+                     "n_decoder_layers", "n_queries"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.n_encoder_layers < 0:
+            raise ValueError(f"n_encoder_layers is {self.n_encoder_layers}; 0 means no encoder")
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model={self.d_model} channels cannot be shared out over "

@@ -1,8 +1,6 @@
 """A detector on disk: weights, configuration and categories in one file."""
 
 import os
-import pickle
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,15 +32,15 @@ def save(path: str | Path, detector: Detector, **extra) -> None:
         **extra,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
             raise OSError(f"the checkpoint {path} could not be written: {error}") from error
         raise
@@ -60,7 +58,7 @@ def read(path: str | Path) -> dict:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except Exception:  # on a damaged file torch.load may fail in any way, AssertionError included
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely (damaged, of another program, or "
             "holding code); give a checkpoint.pt written by `ddetr train`"

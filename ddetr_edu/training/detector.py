@@ -65,12 +65,14 @@ class Detector(nn.Module):
             "queries" (k,), the decoder query of each.
         Raises: ValueError, naming the picture, for images or targets that cannot be used.
         """
+        if not images:
+            raise ValueError("the list of images is empty; the detector takes one or more")
         for n, image in enumerate(images):
             check_image(image, n)
         sizes = [tuple(image.shape[-2:]) for image in images]
         if not self.training:
             detections = best_detections(self.model(*make_batch(images, self.size)), sizes)
-            labels = torch.tensor(self.labels, device=images[0].device) if images else None
+            labels = torch.tensor(self.labels, device=images[0].device)
             return [
                 {
                     "boxes": found["boxes"],
@@ -109,6 +111,9 @@ class Detector(nn.Module):
 
     def _inside(self, target: dict[str, Tensor], size: tuple[int, int], n: int) -> dict:
         """A target as the losses want it: class indices, and boxes (cx, cy, w, h) in [0, 1]."""
+        for name in ("boxes", "labels"):
+            if name not in target:
+                raise ValueError(f'target {n} has no "{name}"; it needs "boxes" and "labels"')
         boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
         if boxes.dim() != 2 or boxes.shape[-1] != 4 or len(boxes) != len(labels):
             raise ValueError(
@@ -136,8 +141,8 @@ class Detector(nn.Module):
 
 
 def check_image(image: Tensor, n: int) -> None:
-    """Raise ValueError, in one sentence, unless image is (3, H, W) of floats in [0, 1]."""
-    if image.dim() != 3 or image.shape[0] != 3:
+    """Raise ValueError, in one sentence, unless image is (3, H, W) of floats."""
+    if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise ValueError(
             f"image {n} has shape {tuple(image.shape)}; the detector takes (3, H, W), RGB"
         )

@@ -16,6 +16,21 @@ METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L",
            "AR1", "AR10", "AR100", "AR_S", "AR_M", "AR_L")  # fmt: skip
 
 
+def check_dataset(detector: Detector, dataset) -> None:
+    """Raise ValueError, in one sentence, unless the detector can be evaluated on the data set."""
+    if len(dataset) == 0:
+        raise ValueError("the data set has no picture to evaluate on; choose another split")
+    missing = sorted(set(dataset.categories.items()) - set(detector.categories.items()))
+    if missing:
+        label, name = missing[0]
+        raise ValueError(
+            f"the data set has the category {label} ({name}), which this detector was not trained "
+            f"for; it knows {len(detector.categories)}: "
+            f"{', '.join(list(detector.categories.values())[:10])}"
+            f"{', ...' if len(detector.categories) > 10 else ''}"
+        )
+
+
 @torch.no_grad()
 def detect(detector: Detector, dataset, batch: int = 8, progress: bool = True) -> list[dict]:
     """Run a detector over a data set; the results in COCO's format, 100 per picture.
@@ -24,6 +39,8 @@ def detect(detector: Detector, dataset, batch: int = 8, progress: bool = True) -
 
     Returns: [{"image_id", "category_id", "bbox" [x, y, w, h] in pixels, "score"}, ...]
     """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; at least 1 picture at a time is needed")
     was_training = detector.training
     detector.eval()
     device = next(detector.model.parameters()).device
@@ -58,17 +75,9 @@ def evaluate(
     dataset: one of `ddetr_edu.data`, whose labels are category ids
     Returns: {"AP": ..., "AP50": ..., ...}, fractions (-1 where there is nothing to measure), and
         COCO's own table as text.
-    Raises: ValueError if the data set has categories the detector does not know.
+    Raises: ValueError if the data set has no picture, or categories the detector does not know.
     """
-    missing = sorted(set(dataset.categories.items()) - set(detector.categories.items()))
-    if missing:
-        label, name = missing[0]
-        raise ValueError(
-            f"the data set has the category {label} ({name}), which this detector was not trained "
-            f"for; it knows {len(detector.categories)}: "
-            f"{', '.join(list(detector.categories.values())[:10])}"
-            f"{', ...' if len(detector.categories) > 10 else ''}"
-        )
+    check_dataset(detector, dataset)
     results = detect(detector, dataset, batch, progress)
     truth = dataset.ground_truth()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its timings

@@ -18,7 +18,7 @@ from ddetr_edu.data import CocoDetection, Shapes, collate, light_augmentation
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
 from ddetr_edu.training.checkpoint import save
 from ddetr_edu.training.detector import Detector
-from ddetr_edu.training.evaluate import evaluate
+from ddetr_edu.training.evaluate import check_dataset, evaluate
 from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
 from ddetr_edu.viz import plot_curves
 
@@ -100,6 +100,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     device = pick_device(config.device)
     training_set, validation_set = open_datasets(config)
     detector = build_detector(config, training_set.categories).to(device)
+    check_dataset(detector, validation_set)  # now, not after the training
     optimizer = build_optimizer(detector, config.optim)
 
     config.out.mkdir(parents=True, exist_ok=True)
@@ -137,8 +138,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     except KeyboardInterrupt:
         ending = "stopped by the keyboard"
         bar.write("stopping: what has been learned so far is evaluated and saved")
+    finally:
+        bar.close()
     metrics, table = evaluate_and_save()
-    bar.close()
     print(table)
     print(
         f"{ending} after {clock.step} steps and {clock.minutes:.1f} minutes of training; "
@@ -196,6 +198,8 @@ def open_datasets(config: TrainConfig) -> tuple:
         training_set = CocoDetection(config.data, "train").first(config.overfit)
         return training_set, training_set
     training_set = CocoDetection(config.data, "train", light_augmentation())
+    if not len(training_set):
+        raise ValueError(f"the train split of {config.data} has no picture to learn from")
     return training_set, CocoDetection(config.data, "val")
 
 
