@@ -1,5 +1,7 @@
 """The decoder: queries talk to one another, look into the memory, and name boxes."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -62,11 +64,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.box_refine = config.box_refine
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_decoder_layers))
-        # Only the first heads see a bare point and must guess a size; later ones correct a box.
-        sides = [-2.0] + [0.0] * (config.n_decoder_layers - 1) if config.box_refine else [-2.0]
-        self.heads = nn.ModuleList(
-            PredictionHeads(config.d_model, config.num_classes, side) for side in sides
-        )
+        self.heads = nn.ModuleList([PredictionHeads(config.d_model, config.num_classes)])
+        if config.box_refine:
+            for _ in range(1, config.n_decoder_layers):
+                later = copy.deepcopy(self.heads[0])
+                # The first heads see a bare point and must guess a size; later ones have a box.
+                nn.init.zeros_(later.locate[-1].bias)
+                self.heads.append(later)
 
     def forward(
         self,

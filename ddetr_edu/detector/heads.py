@@ -19,11 +19,10 @@ class PredictionHeads(nn.Module):
     and focal loss would otherwise spend its first steps saying so. The box net starts at zero: the
     first box is centred on the reference point, a little over a tenth of the picture wide.
 
-    start_side: what the bias of width and height starts at, before the sigmoid
     Source: deformable_detr.py of the official code.
     """
 
-    def __init__(self, d_model: int, num_classes: int, start_side: float = -2.0):
+    def __init__(self, d_model: int, num_classes: int):
         super().__init__()
         self.classify = nn.Linear(d_model, num_classes)
         nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))
@@ -34,7 +33,7 @@ class PredictionHeads(nn.Module):
         )  # fmt: skip
         nn.init.zeros_(self.locate[-1].weight)
         nn.init.zeros_(self.locate[-1].bias)
-        nn.init.constant_(self.locate[-1].bias[2:], start_side)
+        nn.init.constant_(self.locate[-1].bias[2:], -2.0)
 
     def forward(self, state: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and boxes of the queries, the boxes as corrections of their references.

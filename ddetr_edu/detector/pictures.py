@@ -31,9 +31,16 @@ class PictureSize:
             )
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) that a picture of this size is resized to; the shape is kept."""
-        scale = min(self.short_side / min(height, width), self.long_side / max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        """The (height, width) that a picture of this size is resized to; its shape is kept.
+
+        The long side is rounded down, as officially: 375 x 500 at 800 becomes 800 x 1066.
+        """
+        short, long = min(height, width), max(height, width)
+        side = self.short_side
+        if side * long > self.long_side * short:
+            side = max(1, round(self.long_side * short / long))
+        longer = min(self.long_side, side * long // short)
+        return (side, longer) if height <= width else (longer, side)
 
 
 def to_floats(picture: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class TrainConfig:
 
 
 class NonFiniteLoss(ValueError):
-    """The loss has become infinite or NaN; going on would destroy the weights."""
+    """The loss or its gradient is infinite or NaN; going on would destroy the weights."""
 
 
 class Clock:
@@ -113,11 +113,13 @@ def train(config: TrainConfig) -> dict[str, float]:
     pictures = batches(training_set, config)
     bar = tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}{postfix}", desc="training")
 
-    def evaluate_and_save() -> tuple[dict[str, float], str]:
+    def save_and_evaluate() -> tuple[dict[str, float], str]:
         with clock.paused():
+            save(
+                config.out / "checkpoint.pt", detector, step=clock.step
+            )  # first: it must not be lost
             metrics, table = evaluate(detector, validation_set, config.batch, progress=False)
             write_line(log, {"step": clock.step, "minutes": clock.minutes, **metrics})
-            save(config.out / "checkpoint.pt", detector, step=clock.step, metrics=metrics)
             plot_curves(log, config.out / "curves.png")
         bar.write(f"step {clock.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
         return metrics, table
@@ -134,13 +136,13 @@ def train(config: TrainConfig) -> dict[str, float]:
                 bar.set_postfix_str(f"step {clock.step}, loss {losses['loss']:.2f}")
             bar.update(100 * clock.progress - bar.n)
             if clock.step % config.eval_every == 0 and clock.progress < 1:
-                evaluate_and_save()
+                save_and_evaluate()
     except KeyboardInterrupt:
         ending = "stopped by the keyboard"
         bar.write("stopping: what has been learned so far is evaluated and saved")
     finally:
         bar.close()
-    metrics, table = evaluate_and_save()
+    metrics, table = save_and_evaluate()
     print(table)
     print(
         f"{ending} after {clock.step} steps and {clock.minutes:.1f} minutes of training; "
@@ -171,15 +173,16 @@ def training_step(
     ]
     losses = detector(images, wanted)
     loss = sum(losses.values())
-    if not math.isfinite(loss.item()):
-        ids = ", ".join(str(target["image_id"]) for target in targets)
-        raise NonFiniteLoss(
-            f"the loss became {loss.item()} at step {clock.step}, on the pictures with ids {ids}; "
-            "the last checkpoint is kept: lower --optim.lr, or look at those pictures"
-        )
     optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), config.clip)
+    if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        ids = ", ".join(str(target["image_id"]) for target in targets)
+        raise NonFiniteLoss(
+            f"at step {clock.step} the loss is {loss.item():g} and its gradient {norm.item():g} "
+            f"long, on the pictures with ids {ids}; checkpoints already written are kept: lower "
+            "--optim.lr, or look at those pictures"
+        )
     optimizer.step()
     last_layer = {name: losses[name].item() for name in ("loss_label", "loss_l1", "loss_giou")}
     return {"loss": loss.item(), **last_layer, "rate": rate, "gradient_norm": norm.item()}

@@ -118,7 +118,7 @@ def test_a_nan_loss_names_the_pictures_and_keeps_the_last_checkpoint(config, mon
 
     monkeypatch.setattr(loop.Detector, "forward", poisoned)
     monkeypatch.setattr(loop, "training_step", spy)
-    with pytest.raises(loop.NonFiniteLoss, match="became nan at step 3") as raised:
+    with pytest.raises(loop.NonFiniteLoss, match="at step 3 the loss is nan") as raised:
         train(config)
     assert f"ids {ids[2][0]}, {ids[2][1]};" in str(raised.value)
     assert "\n" not in str(raised.value)
