@@ -19,7 +19,7 @@ class OptimConfig:
     lr_backbone: float | None = None  # that of the backbone; the same as lr when not given
     beta2: float = 0.99  # how long AdamW remembers squared gradients
     weight_decay: float = 1e-4  # not applied to biases and norms
-    warmup_steps: int = 100  # steps over which the rate rises from 0
+    warmup_steps: int = 100  # the rate rises from 0 over so many steps, or a twentieth of the run
     clip: float = 0.1  # largest norm of the gradient
 
 
@@ -56,11 +56,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
 def set_rate(optimizer: AdamW, step: int, progress: float, warmup_steps: int) -> float:
     """Set each group's rate: a linear warm-up, then a cosine from 1 down to 1/100 of it.
 
+    The warm-up takes warmup_steps, but no more than a twentieth of the run: on a slow machine a
+    short run would otherwise be over before it is warm.
+
+    step:     the step about to be made, from 1
     progress: how much of the run is over, from 0 to 1, in time or in steps
     Returns: the factor on every group's base rate.
     """
     cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    factor = cosine * min(1.0, (step + 1) / max(warmup_steps, 1))
+    warm = max(step / max(warmup_steps, 1), progress / 0.05)
+    factor = cosine * min(1.0, warm)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return factor

@@ -77,9 +77,15 @@ def optimizer(model):
 
 
 def test_the_rate_warms_up_in_a_straight_line(optimizer):
-    factors = [set_rate(optimizer, step, progress=0.0, warmup_steps=5) for step in range(8)]
+    factors = [set_rate(optimizer, step, progress=0.0, warmup_steps=5) for step in range(1, 9)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
-    assert set_rate(optimizer, 0, 0.0, warmup_steps=0) == 1
+    assert set_rate(optimizer, 1, 0.0, warmup_steps=0) == 1
+
+
+def test_the_warm_up_is_over_after_a_twentieth_of_the_run(optimizer):
+    assert set_rate(optimizer, 3, 0.025, warmup_steps=1000) == pytest.approx(0.5, rel=0.01)
+    late = set_rate(optimizer, 7, 0.05, warmup_steps=1000)
+    assert late == pytest.approx(set_rate(optimizer, 5000, 0.05, warmup_steps=1000))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +99,8 @@ def test_the_rate_ends_as_a_cosine_at_a_hundredth(optimizer, progress, factor):
 def test_every_group_follows_from_its_own_base(optimizer):
     before = [group["base_lr"] for group in optimizer.param_groups]
     for _ in range(2):  # a second call does not compound
-        factor = set_rate(optimizer, 1, 0.25, warmup_steps=7)
-    assert factor == pytest.approx(2 / 7 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 4))))
+        factor = set_rate(optimizer, 2, 0.01, warmup_steps=7)
+    assert factor == pytest.approx(2 / 7 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 0.01))))
     for group, base in zip(optimizer.param_groups, before, strict=True):
         assert group["lr"] == pytest.approx(base * factor) and group["base_lr"] == base
     assert len(set(before)) == 3
