@@ -12,19 +12,40 @@
 #ifdef __CUDACC__
 #define DDETR_HD __host__ __device__ __forceinline__
 #else
-#define DDETR_HD inline
+#define DDETR_HD inline __attribute__((always_inline))  // a call would keep loops from vectorising
 #endif
 
 namespace ddetr {
 
-// The four pixels around a place, in this order everywhere.
+// The four pixels around a place, where they are counted.
 enum Corner { TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT, CORNERS };
 
-// Where a place lies between its four pixels.
+// A place along one axis, between a pixel and the one after it.
+template <typename T>
+struct Between {
+  int first;                  // the pixel to the left (or above); the second is first + 1
+  int has_first, has_second;  // 1 if it lies inside the level, else 0; as bool, g++ would branch
+  T second_share;             // how much the second counts, in [0, 1); the first counts the rest
+};
+
+template <typename T>
+DDETR_HD Between<T> between(T location, int size) {
+  T pixel = location * T(size) - T(0.5);
+  // Out of reach of every pixel: go where neither neighbour exists. NaN does so too, because it
+  // compares false, and infinity, and numbers too large for an int.
+  pixel = pixel > T(-1) ? pixel : T(-2);
+  pixel = pixel < T(size) ? pixel : T(size);
+  const T floor = std::floor(pixel);
+  const int first = int(floor);
+  return {first, (first >= 0) & (first < size), (first >= -1) & (first < size - 1), pixel - floor};
+}
+
+// A place between its four pixels.
 template <typename T>
 struct Place {
-  int token[CORNERS];  // which token each corner is, or `nowhere` if it lies outside the level
-  T right, bottom;     // share of the right, and of the lower, pixels: both in [0, 1)
+  // Which token each corner is, or `nowhere` if it lies outside the level.
+  int top_left, top_right, bottom_left, bottom_right;
+  T right, lower;  // how much the right, and the lower, pixels count
 };
 
 // Find the four pixels around (x, y) on a level of height x width tokens that begins at `start`.
@@ -32,36 +53,15 @@ struct Place {
 // There is no branch, so that a compiler can do many points at once.
 template <typename T>
 DDETR_HD Place<T> locate(T x, T y, int height, int width, int start, int nowhere) {
-  T x_pixel = x * T(width) - T(0.5);
-  T y_pixel = y * T(height) - T(0.5);
-  // A place with no pixel in reach is moved to (-2, -2), where all four corners are outside. NaN
-  // goes there too, because it compares false; so do infinity and numbers too large for an int.
-  const bool reached = (x_pixel > T(-1)) & (x_pixel < T(width)) &
-                       (y_pixel > T(-1)) & (y_pixel < T(height));
-  x_pixel = reached ? x_pixel : T(-2);
-  y_pixel = reached ? y_pixel : T(-2);
-  const T x_floor = std::floor(x_pixel), y_floor = std::floor(y_pixel);
-  const int left = int(x_floor), top = int(y_floor);
-
-  const bool in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left < width - 1);
-  const bool in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top < height - 1);
-  const int top_left = start + top * width + left;
-  Place<T> place;
-  place.token[TOP_LEFT] = in_top & in_left ? top_left : nowhere;
-  place.token[TOP_RIGHT] = in_top & in_right ? top_left + 1 : nowhere;
-  place.token[BOTTOM_LEFT] = in_bottom & in_left ? top_left + width : nowhere;
-  place.token[BOTTOM_RIGHT] = in_bottom & in_right ? top_left + width + 1 : nowhere;
-  place.right = x_pixel - x_floor;
-  place.bottom = y_pixel - y_floor;
-  return place;
-}
-
-// Bilinear interpolation: how much one corner counts. The four shares sum to 1.
-template <typename T>
-DDETR_HD T share(int corner, T right, T bottom) {
-  const T across = corner == TOP_RIGHT || corner == BOTTOM_RIGHT ? right : T(1) - right;
-  const T down = corner == BOTTOM_LEFT || corner == BOTTOM_RIGHT ? bottom : T(1) - bottom;
-  return across * down;
+  const Between<T> column = between(x, width), row = between(y, height);
+  const int token = start + row.first * width + column.first;
+  return {
+      row.has_first & column.has_first ? token : nowhere,
+      row.has_first & column.has_second ? token + 1 : nowhere,
+      row.has_second & column.has_first ? token + width : nowhere,
+      row.has_second & column.has_second ? token + width + 1 : nowhere,
+      column.second_share, row.second_share,
+  };
 }
 
 // What one point owes to its attention weight and to its location.
@@ -70,22 +70,23 @@ struct PointGradient {
   T weight, x, y;
 };
 
-// The gradients of one point. `along[corner]` is the incoming gradient times the value of that
-// corner, summed over the channels (0 outside): these four numbers are all that is needed.
+// The gradients of one point. `along` is, for each corner, the incoming gradient times the value
+// there, summed over the channels (0 outside): these four numbers are all that is needed.
 //
 // Moving right trades the left corners for the right ones, and moving down the upper for the
 // lower; width and height are the chain rule of x_pixel = x * width - 0.5.
 template <typename T>
 DDETR_HD PointGradient<T> point_gradient(
-    const T along[CORNERS], T right, T bottom, T weight, int height, int width) {
-  const T left = T(1) - right, top = T(1) - bottom;
-  const T x_slope = top * (along[TOP_RIGHT] - along[TOP_LEFT]) +
-                    bottom * (along[BOTTOM_RIGHT] - along[BOTTOM_LEFT]);
-  const T y_slope = left * (along[BOTTOM_LEFT] - along[TOP_LEFT]) +
-                    right * (along[BOTTOM_RIGHT] - along[TOP_RIGHT]);
-  const T sampled = top * (left * along[TOP_LEFT] + right * along[TOP_RIGHT]) +
-                    bottom * (left * along[BOTTOM_LEFT] + right * along[BOTTOM_RIGHT]);
-  return {sampled, T(width) * weight * x_slope, T(height) * weight * y_slope};
+    T along_top_left, T along_top_right, T along_bottom_left, T along_bottom_right,
+    T right, T lower, T weight, int height, int width) {
+  const T left = T(1) - right, upper = T(1) - lower;
+  const T along_upper = left * along_top_left + right * along_top_right;
+  const T along_lower = left * along_bottom_left + right * along_bottom_right;
+  const T along_left = upper * along_top_left + lower * along_bottom_left;
+  const T along_right = upper * along_top_right + lower * along_bottom_right;
+  return {upper * along_upper + lower * along_lower,
+          T(width) * weight * (along_right - along_left),
+          T(height) * weight * (along_lower - along_upper)};
 }
 
 }  // namespace ddetr

@@ -8,8 +8,8 @@
 // four rows, with the channels in the lanes.
 //
 // Nothing is shared between threads but what is only read, so there are no atomics and the result
-// has the same bits whatever the number of threads: in `forward` a thread owns an output row, in
-// `backward` it owns all that one head of one image has.
+// has the same bits whatever the number of threads: forward, a thread owns the output of a query;
+// backward, it owns all that one head of one image has.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -68,8 +68,8 @@ template <typename T>
 struct Block {
   int first, count;  // of the L * P points
   int token[CORNERS][BLOCK];
-  T right[BLOCK], bottom[BLOCK];
-  T counts[CORNERS][BLOCK];  // attention weight times share
+  T right[BLOCK], lower[BLOCK];
+  T counts[CORNERS][BLOCK];  // attention weight times bilinear share
 
   Block(int first, int n_points) : first(first), count(std::min(BLOCK, n_points - first)) {}
 
@@ -87,33 +87,38 @@ struct Block {
     const int* starts = levels.start.data() + first;
 #pragma omp simd
     for (int p = 0; p < rounds; ++p) {
-      const Place<T> place =
-          ddetr::locate(locations[2 * p], locations[2 * p + 1], heights[p], widths[p], starts[p], nowhere);
+      const Place<T> place = ddetr::locate(locations[2 * p], locations[2 * p + 1], heights[p],
+                                           widths[p], starts[p], nowhere);
+      token[TOP_LEFT][p] = place.top_left;
+      token[TOP_RIGHT][p] = place.top_right;
+      token[BOTTOM_LEFT][p] = place.bottom_left;
+      token[BOTTOM_RIGHT][p] = place.bottom_right;
       right[p] = place.right;
-      bottom[p] = place.bottom;
-      for (int c = 0; c < CORNERS; ++c) {
-        token[c][p] = place.token[c];
-        counts[c][p] = weights[p] * share(c, place.right, place.bottom);
-      }
+      lower[p] = place.lower;
+      const T left = T(1) - place.right, upper = T(1) - place.lower;
+      counts[TOP_LEFT][p] = weights[p] * (upper * left);
+      counts[TOP_RIGHT][p] = weights[p] * (upper * place.right);
+      counts[BOTTOM_LEFT][p] = weights[p] * (place.lower * left);
+      counts[BOTTOM_RIGHT][p] = weights[p] * (place.lower * place.right);
     }
   }
 };
 
 // Channels [channel, channel + WIDTH) of every head: N x Lq x M rows of output.
-template <typename T, typename Stored, int WIDTH>
-void forward(const Sizes& s, const Levels& levels, const Stored* value, const T* locations,
-             const T* weights, Stored* output, std::ptrdiff_t channel, int threads) {
+template <typename T, int WIDTH>
+void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T* locations,
+                   const T* weights, T* output, std::ptrdiff_t channel, int threads) {
   constexpr int NOWHERE = -1;
-  const Stored zeros[WIDTH] = {};  // what is read outside a level
+  const T zeros[WIDTH] = {};  // what is read outside a level
   const int n_points = s.levels * s.points;
   const std::ptrdiff_t token_step = s.heads * s.channels;
 
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
   for (std::ptrdiff_t nq = 0; nq < s.images * s.queries; ++nq) {
-    const Stored* image = value + nq / s.queries * s.tokens * token_step + channel;
+    const T* image = value + nq / s.queries * s.tokens * token_step + channel;
     for (std::ptrdiff_t m = 0; m < s.heads; ++m) {
       const std::ptrdiff_t row = nq * s.heads + m;
-      const Stored* head = image + m * s.channels;
+      const T* head = image + m * s.channels;
       auto upper = Row<T, WIDTH>::zeros(), lower = upper;  // two sums: neither waits for the other
       for (int first = 0; first < n_points; first += BLOCK) {
         Block<T> block(first, n_points);
@@ -146,10 +151,10 @@ struct Head {
 
 // All that head m of image n has: its part of grad_value is written, and for each of its points
 // the gradients of location and weight are added to what other channels have left there.
-template <typename T, typename Stored, int WIDTH>
+template <typename T, int WIDTH>
 void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::ptrdiff_t m,
-                   const Stored* grad_output, const Stored* value, const T* locations,
-                   const T* weights, Stored* grad_value, T* grad_locations, T* grad_weights,
+                   const T* grad_output, const T* value, const T* locations,
+                   const T* weights, T* grad_value, T* grad_locations, T* grad_weights,
                    std::ptrdiff_t channel, Head<T, WIDTH>& head) {
   using R = Row<T, WIDTH>;
   const int n_points = s.levels * s.points;
@@ -169,7 +174,8 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
       Block<T> block(first, n_points);
       block.locate(levels, locations + point * 2, weights + point, nowhere);
 
-      typename R::Vector products[CORNERS][BLOCK] = {};
+      typename R::Part products[CORNERS][BLOCK];
+      if (block.count < BLOCK) std::memset(products, 0, sizeof products);
       for (int p = 0; p < block.count; ++p) {
         for (int c = 0; c < CORNERS; ++c) {
           const std::ptrdiff_t at = std::ptrdiff_t(block.token[c][p]) * WIDTH;
@@ -187,10 +193,10 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
         }
 #pragma omp simd
       for (int p = 0; p < block.count; ++p) {
-        const T dots[CORNERS] = {along[0][p], along[1][p], along[2][p], along[3][p]};
-        const PointGradient<T> g =
-            point_gradient(dots, block.right[p], block.bottom[p], weights[point + p],
-                           levels.height[first + p], levels.width[first + p]);
+        const PointGradient<T> g = point_gradient(
+            along[TOP_LEFT][p], along[TOP_RIGHT][p], along[BOTTOM_LEFT][p], along[BOTTOM_RIGHT][p],
+            block.right[p], block.lower[p], weights[point + p], levels.height[first + p],
+            levels.width[first + p]);
         grad_weights[point + p] += g.weight;
         grad_locations[2 * (point + p)] += g.x;
         grad_locations[2 * (point + p) + 1] += g.y;
@@ -201,14 +207,14 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
     R::load(&head.grad[token * WIDTH]).store(grad_value + at_token(token));
 }
 
-template <typename T, typename Stored, int WIDTH>
-void backward(const Sizes& s, const Levels& levels, const Stored* grad_output, const Stored* value,
-              const T* locations, const T* weights, Stored* grad_value, T* grad_locations,
-              T* grad_weights, std::ptrdiff_t channel, int threads) {
+template <typename T, int WIDTH>
+void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, const T* value,
+                    const T* locations, const T* weights, T* grad_value, T* grad_locations,
+                    T* grad_weights, std::ptrdiff_t channel, int threads) {
   std::vector<Head<T, WIDTH>> scratch(threads, Head<T, WIDTH>(s.tokens));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm)
-    backward_head<T, Stored, WIDTH>(s, levels, nm / s.heads, nm % s.heads, grad_output, value,
+    backward_head<T, WIDTH>(s, levels, nm / s.heads, nm % s.heads, grad_output, value,
                                     locations, weights, grad_value, grad_locations, grad_weights,
                                     channel, scratch[thread_number()]);
 }
@@ -231,66 +237,66 @@ void in_pieces(std::ptrdiff_t channels, Work work) {
   take(Width<1>{});
 }
 
-// Call work(T{}, Stored{}) with the types of a number from `Type`.
-enum Type { FLOAT, DOUBLE, HALF, BFLOAT16 };
-template <typename Work>
-void with_types(int type, Work work) {
-  switch (type) {
-    case FLOAT: return work(float{}, float{});
-    case DOUBLE: return work(double{}, double{});
-    case HALF: return work(float{}, Half{});
-    case BFLOAT16: return work(float{}, BFloat16{});
-  }
+template <typename T>
+int forward(const std::int64_t* sizes, const std::int64_t* shapes, int threads, const T* value,
+            const T* locations, const T* weights, T* output) try {
+  const Sizes s(sizes);
+  const Levels levels(s, shapes);
+  in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
+    forward_piece<T, width>(s, levels, value, locations, weights, output, channel, threads);
+  });
+  return 0;
+} catch (const std::exception&) {
+  return 1;
+}
+
+template <typename T>
+int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
+             const T* grad_output, const T* value, const T* locations, const T* weights,
+             T* grad_value, T* grad_locations, T* grad_weights) try {
+  const Sizes s(sizes);
+  const Levels levels(s, shapes);
+  in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
+    backward_piece<T, width>(s, levels, grad_output, value, locations, weights, grad_value,
+                             grad_locations, grad_weights, channel, threads);
+  });
+  return 0;
+} catch (const std::exception&) {
+  return 1;
 }
 
 }  // namespace
 }  // namespace ddetr
 
-using namespace ddetr;
-
-// sizes: N, S, M, D, Lq, L, P.  shapes: H and W of each level.  type: of value and output; locations
-// and weights are double if it is DOUBLE, else float. All arrays are dense. Returns 0, or 1 if
-// memory ran out.
-extern "C" int ddetr_cpu_forward(
-    const std::int64_t* sizes, const std::int64_t* shapes, int type, int threads,
-    const void* value, const void* locations, const void* weights, void* output) try {
-  const Sizes s(sizes);
-  const Levels levels(s, shapes);
-  with_types(type, [&](auto t, auto stored) {
-    using T = decltype(t);
-    using Stored = decltype(stored);
-    in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
-      forward<T, Stored, width>(
-          s, levels, static_cast<const Stored*>(value), static_cast<const T*>(locations),
-          static_cast<const T*>(weights), static_cast<Stored*>(output), channel, threads);
-    });
-  });
-  return 0;
-} catch (const std::exception&) {
-  return 1;
+// The entry points. Every array is dense; sizes are N, S, M, D, Lq, L, P, and shapes H and W of
+// each level. grad_locations and grad_weights must come filled with zeros, the other results need not.
+// Returns 0, or 1 if memory ran out.
+extern "C" int ddetr_cpu_forward_float32(
+    const std::int64_t* sizes, const std::int64_t* shapes, int threads, const float* value,
+    const float* locations, const float* weights, float* output) {
+  return ddetr::forward(sizes, shapes, threads, value, locations, weights, output);
 }
 
-// The gradients of location and weight must come filled with zeros; grad_value need not.
-extern "C" int ddetr_cpu_backward(
-    const std::int64_t* sizes, const std::int64_t* shapes, int type, int threads,
-    const void* grad_output, const void* value, const void* locations, const void* weights,
-    void* grad_value, void* grad_locations, void* grad_weights) try {
-  const Sizes s(sizes);
-  const Levels levels(s, shapes);
-  with_types(type, [&](auto t, auto stored) {
-    using T = decltype(t);
-    using Stored = decltype(stored);
-    in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
-      backward<T, Stored, width>(
-          s, levels, static_cast<const Stored*>(grad_output), static_cast<const Stored*>(value),
-          static_cast<const T*>(locations), static_cast<const T*>(weights),
-          static_cast<Stored*>(grad_value), static_cast<T*>(grad_locations),
-          static_cast<T*>(grad_weights), channel, threads);
-    });
-  });
-  return 0;
-} catch (const std::exception&) {
-  return 1;
+extern "C" int ddetr_cpu_forward_float64(
+    const std::int64_t* sizes, const std::int64_t* shapes, int threads, const double* value,
+    const double* locations, const double* weights, double* output) {
+  return ddetr::forward(sizes, shapes, threads, value, locations, weights, output);
+}
+
+extern "C" int ddetr_cpu_backward_float32(
+    const std::int64_t* sizes, const std::int64_t* shapes, int threads, const float* grad_output,
+    const float* value, const float* locations, const float* weights, float* grad_value,
+    float* grad_locations, float* grad_weights) {
+  return ddetr::backward(sizes, shapes, threads, grad_output, value, locations, weights,
+                         grad_value, grad_locations, grad_weights);
+}
+
+extern "C" int ddetr_cpu_backward_float64(
+    const std::int64_t* sizes, const std::int64_t* shapes, int threads, const double* grad_output,
+    const double* value, const double* locations, const double* weights, double* grad_value,
+    double* grad_locations, double* grad_weights) {
+  return ddetr::backward(sizes, shapes, threads, grad_output, value, locations, weights,
+                         grad_value, grad_locations, grad_weights);
 }
 
 // What this library was compiled for, in a few words.

@@ -6,6 +6,8 @@ module makes the tensors dense, hands them over, and tells torch how the operati
 
 import ctypes
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,14 +15,21 @@ from torch import Tensor
 from ddetr_edu.attention.build import BuildError, library
 from ddetr_edu.attention.locations import SpatialShapes
 
-TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum Type
+
+@dataclass
+class Kernel:
+    """The compiled functions, one for each type of coordinates, and what they were compiled for."""
+
+    forward: dict[torch.dtype, Callable[..., int]]
+    backward: dict[torch.dtype, Callable[..., int]]
+    description: str
 
 
 def ms_deform_attn_cpu(
     value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Multi-scale deformable attention in C++; with 16-bit values, all arithmetic is 32-bit.
+    """Multi-scale deformable attention in C++. 16-bit values are summed in 32 bits, rounded once.
 
     Convention: locations are (x, y) fractions of their level, half-pixel centres, zeros outside.
 
@@ -54,11 +63,15 @@ def require() -> None:
 def description() -> str:
     """What the library was compiled for: vector instructions and threads."""
     require()
-    return _start()[0].ddetr_cpu_description().decode()
+    return _kernel().description
+
+
+def _kernel() -> Kernel:
+    return _start()[0]
 
 
 @functools.cache
-def _start() -> tuple[ctypes.CDLL | None, torch.library.Library | None, BuildError | None]:
+def _start() -> tuple[Kernel | None, torch.library.Library | None, BuildError | None]:
     """Compile, load and register, once per process; a failure is remembered like a success."""
     try:
         return _load(), _register(), None
@@ -66,57 +79,66 @@ def _start() -> tuple[ctypes.CDLL | None, torch.library.Library | None, BuildErr
         return None, None, problem
 
 
-def _load() -> ctypes.CDLL:
+def _load() -> Kernel:
     path = library()
     try:
-        loaded = ctypes.CDLL(str(path))
+        shared = ctypes.CDLL(str(path))
     except OSError as error:
         path.unlink(missing_ok=True)  # damaged in the cache: compile it once more
         try:
-            loaded = ctypes.CDLL(str(library()))
+            shared = ctypes.CDLL(str(library()))
         except OSError:
             raise BuildError(f"the compiled kernel cannot be loaded: {error}") from None
-    address, number = ctypes.c_void_p, ctypes.c_int
-    loaded.ddetr_cpu_forward.argtypes = [address, address, number, number, *[address] * 4]
-    loaded.ddetr_cpu_backward.argtypes = [address, address, number, number, *[address] * 7]
-    loaded.ddetr_cpu_description.restype = ctypes.c_char_p
-    return loaded
+    functions = {}
+    for direction, n_tensors in (("forward", 4), ("backward", 7)):
+        functions[direction] = {}
+        for dtype, name in ((torch.float32, "float32"), (torch.float64, "float64")):
+            function = getattr(shared, f"ddetr_cpu_{direction}_{name}")
+            address = ctypes.c_void_p
+            function.argtypes = [address, address, ctypes.c_int, *[address] * n_tensors]
+            functions[direction][dtype] = function
+    shared.ddetr_cpu_description.restype = ctypes.c_char_p
+    return Kernel(**functions, description=shared.ddetr_cpu_description().decode())
 
 
 def _forward(value: Tensor, sides: list[int], locations: Tensor, weights: Tensor) -> Tensor:
-    value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     n_images, _, n_heads, channels = value.shape
-    output = value.new_empty(n_images, locations.shape[1], n_heads * channels)
-    status = _start()[0].ddetr_cpu_forward(
-        *_arguments(value, sides, locations), value.data_ptr(), locations.data_ptr(),
+    output = locations.new_empty(n_images, locations.shape[1], n_heads * channels)
+    run = _kernel().forward[locations.dtype]
+    wide, locations, weights = _dense(locations.dtype, value, locations, weights)
+    _check(run(
+        *_arguments(value, sides, locations), wide.data_ptr(), locations.data_ptr(),
         weights.data_ptr(), output.data_ptr(),
-    )
-    _check(status)
-    return output
+    ))
+    return output.to(value.dtype)
 
 
 def _backward(
     grad: Tensor, value: Tensor, sides: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad, value = grad.contiguous(), value.contiguous()
-    locations, weights = locations.contiguous(), weights.contiguous()
-    grad_value = torch.empty_like(value)  # the kernel writes all of it, and adds to the others
+    run = _kernel().backward[locations.dtype]
+    grad, wide, locations, weights = _dense(locations.dtype, grad, value, locations, weights)
+    grad_value = torch.empty_like(wide)  # the kernel writes all of it, and adds to the others
     grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
-    status = _start()[0].ddetr_cpu_backward(
-        *_arguments(value, sides, locations), grad.data_ptr(), value.data_ptr(),
+    _check(run(
+        *_arguments(value, sides, locations), grad.data_ptr(), wide.data_ptr(),
         locations.data_ptr(), weights.data_ptr(), grad_value.data_ptr(),
         grad_locations.data_ptr(), grad_weights.data_ptr(),
-    )
-    _check(status)
-    return grad_value, grad_locations, grad_weights
+    ))
+    return grad_value.to(value.dtype), grad_locations, grad_weights
+
+
+def _dense(dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
+    """The tensors as the kernel reads them: in plain memory order, 16-bit numbers widened."""
+    return [tensor.to(dtype).contiguous() for tensor in tensors]
 
 
 def _arguments(value: Tensor, sides: list[int], locations: Tensor) -> tuple:
-    """What both directions begin with: the sizes, the levels, the type, the number of threads."""
+    """What both directions begin with: the sizes, the levels, the number of threads."""
     sizes = (*value.shape, locations.shape[1], *locations.shape[3:5])  # N, S, M, D, Lq, L, P
     integers = (ctypes.c_int64 * len(sizes))(*sizes)
     levels = (ctypes.c_int64 * len(sides))(*sides)
-    return integers, levels, TYPES[value.dtype], torch.get_num_threads()
+    return integers, levels, torch.get_num_threads()
 
 
 def _check(status: int) -> None:
