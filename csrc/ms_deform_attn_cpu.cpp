@@ -269,7 +269,8 @@ int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
 }  // namespace ddetr
 
 // The entry points. Every array is dense; sizes are N, S, M, D, Lq, L, P, and shapes H and W of
-// each level. grad_locations and grad_weights must come filled with zeros, the other results need not.
+// each level. grad_locations and grad_weights must come filled with zeros, the other results may
+// hold anything.
 // Returns 0, or 1 if memory ran out.
 extern "C" int ddetr_cpu_forward_float32(
     const std::int64_t* sizes, const std::int64_t* shapes, int threads, const float* value,

@@ -8,6 +8,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -63,10 +64,11 @@ def require() -> None:
 def description() -> str:
     """What the library was compiled for: vector instructions and threads."""
     require()
-    return _kernel().description
+    return kernel().description
 
 
-def _kernel() -> Kernel:
+def kernel() -> Kernel:
+    """The loaded functions. Only to be called where `why_not()` is None."""
     return _start()[0]
 
 
@@ -82,13 +84,18 @@ def _start() -> tuple[Kernel | None, torch.library.Library | None, BuildError | 
 def _load() -> Kernel:
     path = library()
     try:
-        shared = ctypes.CDLL(str(path))
-    except OSError as error:
+        return load(path)
+    except OSError:
         path.unlink(missing_ok=True)  # damaged in the cache: compile it once more
-        try:
-            shared = ctypes.CDLL(str(library()))
-        except OSError:
-            raise BuildError(f"the compiled kernel cannot be loaded: {error}") from None
+    try:
+        return load(library())
+    except OSError as error:
+        raise BuildError(f"the compiled kernel cannot be loaded: {error}") from None
+
+
+def load(path: Path) -> Kernel:
+    """The functions of a compiled library. Raises: OSError if it is not one."""
+    shared = ctypes.CDLL(str(path))
     functions = {}
     for direction, n_tensors in (("forward", 4), ("backward", 7)):
         functions[direction] = {}
@@ -104,7 +111,7 @@ def _load() -> Kernel:
 def _forward(value: Tensor, sides: list[int], locations: Tensor, weights: Tensor) -> Tensor:
     n_images, _, n_heads, channels = value.shape
     output = locations.new_empty(n_images, locations.shape[1], n_heads * channels)
-    run = _kernel().forward[locations.dtype]
+    run = kernel().forward[locations.dtype]
     wide, locations, weights = _dense(locations.dtype, value, locations, weights)
     _check(run(
         *_arguments(value, sides, locations), wide.data_ptr(), locations.data_ptr(),
@@ -116,7 +123,7 @@ def _forward(value: Tensor, sides: list[int], locations: Tensor, weights: Tensor
 def _backward(
     grad: Tensor, value: Tensor, sides: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    run = _kernel().backward[locations.dtype]
+    run = kernel().backward[locations.dtype]
     grad, wide, locations, weights = _dense(locations.dtype, grad, value, locations, weights)
     grad_value = torch.empty_like(wide)  # the kernel writes all of it, and adds to the others
     grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
