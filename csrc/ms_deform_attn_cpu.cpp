@@ -15,11 +15,15 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
 #endif
 
 #include "ms_deform_attn.h"
@@ -35,6 +39,19 @@ int thread_number() {
   return omp_get_thread_num();
 #else
   return 0;
+#endif
+}
+
+// Memory that is about to be written for the first time comes from the system page by page, and for
+// 40 MB of gradient that takes longer than the decoder's arithmetic. Ask for pages of 2 MB.
+void in_large_pages(void* memory, std::size_t bytes) {
+#ifdef __linux__
+  const std::uintptr_t page = std::uintptr_t(2) << 20;
+  const std::uintptr_t from = (std::uintptr_t(memory) + page - 1) / page * page;
+  const std::uintptr_t to = (std::uintptr_t(memory) + bytes) / page * page;
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
 #endif
 }
 
@@ -104,35 +121,47 @@ struct Block {
   }
 };
 
+// WIDTH channels of one head of one image: those of a token lie at first + token * step. One token
+// more than there are stands for everything outside the levels, and reads as zeros.
+template <typename T, int WIDTH>
+struct Head {
+  const T* first;
+  std::ptrdiff_t step;
+  int nowhere;
+
+  Row<T, WIDTH> read(int token) const {
+    static constexpr T zeros[WIDTH] = {};
+    return Row<T, WIDTH>::load(token == nowhere ? zeros : first + token * step);
+  }
+};
+
+template <typename T, int WIDTH>
+Head<T, WIDTH> head_of(const Sizes& s, const T* value, std::ptrdiff_t n, std::ptrdiff_t m,
+                       std::ptrdiff_t channel) {
+  const std::ptrdiff_t step = s.heads * s.channels;
+  return {value + n * s.tokens * step + m * s.channels + channel, step, int(s.tokens)};
+}
+
 // Channels [channel, channel + WIDTH) of every head: N x Lq x M rows of output.
 template <typename T, int WIDTH>
 void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T* locations,
                    const T* weights, T* output, std::ptrdiff_t channel, int threads) {
-  constexpr int NOWHERE = -1;
-  const T zeros[WIDTH] = {};  // what is read outside a level
   const int n_points = s.levels * s.points;
-  const std::ptrdiff_t token_step = s.heads * s.channels;
-
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
   for (std::ptrdiff_t nq = 0; nq < s.images * s.queries; ++nq) {
-    const T* image = value + nq / s.queries * s.tokens * token_step + channel;
     for (std::ptrdiff_t m = 0; m < s.heads; ++m) {
       const std::ptrdiff_t row = nq * s.heads + m;
-      const T* head = image + m * s.channels;
+      const auto head = head_of<T, WIDTH>(s, value, nq / s.queries, m, channel);
       auto upper = Row<T, WIDTH>::zeros(), lower = upper;  // two sums: neither waits for the other
       for (int first = 0; first < n_points; first += BLOCK) {
+        const std::ptrdiff_t point = row * n_points + first;
         Block<T> block(first, n_points);
-        block.locate(levels, locations + (row * n_points + first) * 2,
-                     weights + row * n_points + first, NOWHERE);
+        block.locate(levels, locations + 2 * point, weights + point, head.nowhere);
         for (int p = 0; p < block.count; ++p) {
-          const auto read = [&](Corner c) {
-            const int token = block.token[c][p];
-            return Row<T, WIDTH>::load(token == NOWHERE ? zeros : head + token * token_step);
-          };
-          upper.add(block.counts[TOP_LEFT][p], read(TOP_LEFT));
-          lower.add(block.counts[BOTTOM_LEFT][p], read(BOTTOM_LEFT));
-          upper.add(block.counts[TOP_RIGHT][p], read(TOP_RIGHT));
-          lower.add(block.counts[BOTTOM_RIGHT][p], read(BOTTOM_RIGHT));
+          upper.add(block.counts[TOP_LEFT][p], head.read(block.token[TOP_LEFT][p]));
+          lower.add(block.counts[BOTTOM_LEFT][p], head.read(block.token[BOTTOM_LEFT][p]));
+          upper.add(block.counts[TOP_RIGHT][p], head.read(block.token[TOP_RIGHT][p]));
+          lower.add(block.counts[BOTTOM_RIGHT][p], head.read(block.token[BOTTOM_RIGHT][p]));
         }
       }
       upper.add(lower);
@@ -141,30 +170,32 @@ void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T
   }
 }
 
-// One head of one image laid out densely, with one more row at the end that stands for everything
-// outside a level: it reads as zero, and what is written there is forgotten.
-template <typename T, int WIDTH>
-struct Head {
-  std::vector<T> value, grad;
-  explicit Head(std::ptrdiff_t tokens) : value((tokens + 1) * WIDTH), grad((tokens + 1) * WIDTH) {}
+// What a thread needs besides: one head laid out densely, which keeps its neighbouring pixels
+// together in the cache, and the gradient of that head, where it can be summed undisturbed. The
+// row behind the last token collects what falls outside, and is forgotten.
+template <typename T>
+struct Scratch {
+  std::unique_ptr<T[]> value, grad;
+  explicit Scratch(std::ptrdiff_t size) : value(new T[size]), grad(new T[size]) {}
 };
 
 // All that head m of image n has: its part of grad_value is written, and for each of its points
 // the gradients of location and weight are added to what other channels have left there.
 template <typename T, int WIDTH>
 void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::ptrdiff_t m,
-                   const T* grad_output, const T* value, const T* locations,
-                   const T* weights, T* grad_value, T* grad_locations, T* grad_weights,
-                   std::ptrdiff_t channel, Head<T, WIDTH>& head) {
+                   const T* grad_output, const T* value, const T* locations, const T* weights,
+                   T* grad_value, T* grad_locations, T* grad_weights, std::ptrdiff_t channel,
+                   Scratch<T>& scratch) {
   using R = Row<T, WIDTH>;
   const int n_points = s.levels * s.points;
-  const int nowhere = int(s.tokens);
-  const auto at_token = [&](std::ptrdiff_t token) {
-    return ((n * s.tokens + token) * s.heads + m) * s.channels + channel;
-  };
-  for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
-    R::load(value + at_token(token)).store(&head.value[token * WIDTH]);
-  std::fill(head.grad.begin(), head.grad.end(), T(0));
+  auto head = head_of<T, WIDTH>(s, value, n, m, channel);
+  if (s.queries * n_points > s.tokens) {  // few queries read little, and that as well in place
+    for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
+      head.read(int(token)).store(&scratch.value[token * WIDTH]);
+    head = {scratch.value.get(), WIDTH, head.nowhere};
+  }
+  T* grad_head = scratch.grad.get();
+  std::fill_n(grad_head, (s.tokens + 1) * WIDTH, T(0));
 
   for (std::ptrdiff_t q = 0; q < s.queries; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
@@ -172,17 +203,17 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
     for (int first = 0; first < n_points; first += BLOCK) {
       const std::ptrdiff_t point = row * n_points + first;
       Block<T> block(first, n_points);
-      block.locate(levels, locations + point * 2, weights + point, nowhere);
+      block.locate(levels, locations + 2 * point, weights + point, head.nowhere);
 
       typename R::Part products[CORNERS][BLOCK];
       if (block.count < BLOCK) std::memset(products, 0, sizeof products);
       for (int p = 0; p < block.count; ++p) {
         for (int c = 0; c < CORNERS; ++c) {
-          const std::ptrdiff_t at = std::ptrdiff_t(block.token[c][p]) * WIDTH;
-          products[c][p] = grad.products(R::load(&head.value[at]));
-          R owed = R::load(&head.grad[at]);
+          products[c][p] = grad.products(head.read(block.token[c][p]));
+          T* owed_to = grad_head + std::ptrdiff_t(block.token[c][p]) * WIDTH;
+          R owed = R::load(owed_to);
           owed.add(block.counts[c][p], grad);
-          owed.store(&head.grad[at]);
+          owed.store(owed_to);
         }
       }
       T along[CORNERS][BLOCK];
@@ -203,20 +234,22 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
       }
     }
   }
+  T* grad_there = grad_value + (n * s.tokens * s.heads + m) * s.channels + channel;
   for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
-    R::load(&head.grad[token * WIDTH]).store(grad_value + at_token(token));
+    R::load(grad_head + token * WIDTH).store(grad_there + token * s.heads * s.channels);
 }
 
 template <typename T, int WIDTH>
 void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, const T* value,
                     const T* locations, const T* weights, T* grad_value, T* grad_locations,
                     T* grad_weights, std::ptrdiff_t channel, int threads) {
-  std::vector<Head<T, WIDTH>> scratch(threads, Head<T, WIDTH>(s.tokens));
+  std::vector<Scratch<T>> scratch;
+  for (int thread = 0; thread < threads; ++thread) scratch.emplace_back((s.tokens + 1) * WIDTH);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm)
-    backward_head<T, WIDTH>(s, levels, nm / s.heads, nm % s.heads, grad_output, value,
-                                    locations, weights, grad_value, grad_locations, grad_weights,
-                                    channel, scratch[thread_number()]);
+    backward_head<T, WIDTH>(s, levels, nm / s.heads, nm % s.heads, grad_output, value, locations,
+                            weights, grad_value, grad_locations, grad_weights, channel,
+                            scratch[thread_number()]);
 }
 
 template <int WIDTH>
@@ -256,6 +289,7 @@ int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
              T* grad_value, T* grad_locations, T* grad_weights) try {
   const Sizes s(sizes);
   const Levels levels(s, shapes);
+  in_large_pages(grad_value, s.images * s.tokens * s.heads * s.channels * sizeof(T));
   in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
     backward_piece<T, width>(s, levels, grad_output, value, locations, weights, grad_value,
                              grad_locations, grad_weights, channel, threads);
