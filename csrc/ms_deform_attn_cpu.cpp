@@ -121,8 +121,8 @@ struct Block {
   }
 };
 
-// WIDTH channels of one head of one image: those of a token lie at first + token * step. One token
-// more than there are stands for everything outside the levels, and reads as zeros.
+// WIDTH channels of one head of one image, where they lie: a token's at first + token * step.
+// One token more than there are stands for everything outside the levels, and reads as zeros.
 template <typename T, int WIDTH>
 struct Head {
   const T* first;
@@ -135,6 +135,21 @@ struct Head {
   }
 };
 
+// The same, copied to where neighbouring pixels are neighbours in the cache, zeros and all.
+template <typename T, int WIDTH>
+struct CopiedHead {
+  T* first;
+  int nowhere;
+
+  CopiedHead(const Head<T, WIDTH>& head, T* to) : first(to), nowhere(head.nowhere) {
+    for (int token = 0; token <= nowhere; ++token)
+      head.read(token).store(to + std::ptrdiff_t(token) * WIDTH);
+  }
+  Row<T, WIDTH> read(int token) const {
+    return Row<T, WIDTH>::load(first + std::ptrdiff_t(token) * WIDTH);
+  }
+};
+
 template <typename T, int WIDTH>
 Head<T, WIDTH> head_of(const Sizes& s, const T* value, std::ptrdiff_t n, std::ptrdiff_t m,
                        std::ptrdiff_t channel) {
@@ -142,64 +157,89 @@ Head<T, WIDTH> head_of(const Sizes& s, const T* value, std::ptrdiff_t n, std::pt
   return {value + n * s.tokens * step + m * s.channels + channel, step, int(s.tokens)};
 }
 
-// Channels [channel, channel + WIDTH) of every head: N x Lq x M rows of output.
+// What a thread needs besides: room for one copied head, and for the gradient of that head, where
+// it can be summed undisturbed. The row behind the last token collects what falls outside.
+template <typename T>
+struct Scratch {
+  std::unique_ptr<T[]> value, grad;
+};
+
+template <typename T>
+std::vector<Scratch<T>> scratches(int threads, std::ptrdiff_t size, bool with_grad) {
+  std::vector<Scratch<T>> all(threads);
+  for (Scratch<T>& one : all) {
+    one.value.reset(new T[size]);
+    if (with_grad) one.grad.reset(new T[size]);
+  }
+  return all;
+}
+
+// Whether there are enough points to make up for copying a head first. Few are read in place.
+bool copying_pays(const Sizes& s) { return s.queries * s.levels * s.points > s.tokens; }
+
+// WIDTH channels of the output of head m of image n, for some of the queries.
+template <typename T, int WIDTH, typename AnyHead>
+void forward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std::ptrdiff_t n,
+                  std::ptrdiff_t m, std::ptrdiff_t first_query, std::ptrdiff_t end_query,
+                  const T* locations, const T* weights, T* output) {
+  const int n_points = s.levels * s.points;
+  for (std::ptrdiff_t q = first_query; q < end_query; ++q) {
+    const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
+    auto upper = Row<T, WIDTH>::zeros(), lower = upper;  // two sums: neither waits for the other
+    for (int first = 0; first < n_points; first += BLOCK) {
+      const std::ptrdiff_t point = row * n_points + first;
+      Block<T> block(first, n_points);
+      block.locate(levels, locations + 2 * point, weights + point, head.nowhere);
+      for (int p = 0; p < block.count; ++p) {
+        upper.add(block.counts[TOP_LEFT][p], head.read(block.token[TOP_LEFT][p]));
+        lower.add(block.counts[BOTTOM_LEFT][p], head.read(block.token[BOTTOM_LEFT][p]));
+        upper.add(block.counts[TOP_RIGHT][p], head.read(block.token[TOP_RIGHT][p]));
+        lower.add(block.counts[BOTTOM_RIGHT][p], head.read(block.token[BOTTOM_RIGHT][p]));
+      }
+    }
+    upper.add(lower);
+    upper.store(output + row * s.channels);
+  }
+}
+
 template <typename T, int WIDTH>
 void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T* locations,
                    const T* weights, T* output, std::ptrdiff_t channel, int threads) {
-  const int n_points = s.levels * s.points;
+  if (copying_pays(s)) {
+    const auto scratch = scratches<T>(threads, (s.tokens + 1) * WIDTH, false);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm) {
+      const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads;
+      const CopiedHead<T, WIDTH> head(head_of<T, WIDTH>(s, value, n, m, channel),
+                                      scratch[thread_number()].value.get());
+      forward_head<T, WIDTH>(s, levels, head, n, m, 0, s.queries, locations, weights,
+                             output + channel);
+    }
+  } else {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
-  for (std::ptrdiff_t nq = 0; nq < s.images * s.queries; ++nq) {
-    for (std::ptrdiff_t m = 0; m < s.heads; ++m) {
-      const std::ptrdiff_t row = nq * s.heads + m;
-      const auto head = head_of<T, WIDTH>(s, value, nq / s.queries, m, channel);
-      auto upper = Row<T, WIDTH>::zeros(), lower = upper;  // two sums: neither waits for the other
-      for (int first = 0; first < n_points; first += BLOCK) {
-        const std::ptrdiff_t point = row * n_points + first;
-        Block<T> block(first, n_points);
-        block.locate(levels, locations + 2 * point, weights + point, head.nowhere);
-        for (int p = 0; p < block.count; ++p) {
-          upper.add(block.counts[TOP_LEFT][p], head.read(block.token[TOP_LEFT][p]));
-          lower.add(block.counts[BOTTOM_LEFT][p], head.read(block.token[BOTTOM_LEFT][p]));
-          upper.add(block.counts[TOP_RIGHT][p], head.read(block.token[TOP_RIGHT][p]));
-          lower.add(block.counts[BOTTOM_RIGHT][p], head.read(block.token[BOTTOM_RIGHT][p]));
-        }
-      }
-      upper.add(lower);
-      upper.store(output + row * s.channels + channel);
+    for (std::ptrdiff_t nq = 0; nq < s.images * s.queries; ++nq) {
+      const std::ptrdiff_t n = nq / s.queries, q = nq % s.queries;
+      for (std::ptrdiff_t m = 0; m < s.heads; ++m)
+        forward_head<T, WIDTH>(s, levels, head_of<T, WIDTH>(s, value, n, m, channel), n, m, q,
+                               q + 1, locations, weights, output + channel);
     }
   }
 }
 
-// What a thread needs besides: one head laid out densely, which keeps its neighbouring pixels
-// together in the cache, and the gradient of that head, where it can be summed undisturbed. The
-// row behind the last token collects what falls outside, and is forgotten.
-template <typename T>
-struct Scratch {
-  std::unique_ptr<T[]> value, grad;
-  explicit Scratch(std::ptrdiff_t size) : value(new T[size]), grad(new T[size]) {}
-};
-
 // All that head m of image n has: its part of grad_value is written, and for each of its points
-// the gradients of location and weight are added to what other channels have left there.
-template <typename T, int WIDTH>
-void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::ptrdiff_t m,
-                   const T* grad_output, const T* value, const T* locations, const T* weights,
-                   T* grad_value, T* grad_locations, T* grad_weights, std::ptrdiff_t channel,
-                   Scratch<T>& scratch) {
+// the gradients of location and weight are added to what an earlier piece of D has left there.
+template <typename T, int WIDTH, typename AnyHead>
+void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std::ptrdiff_t n,
+                   std::ptrdiff_t m, const T* grad_output, const T* locations, const T* weights,
+                   T* grad_value, T* grad_locations, T* grad_weights, T* grad_head,
+                   bool first_piece) {
   using R = Row<T, WIDTH>;
   const int n_points = s.levels * s.points;
-  auto head = head_of<T, WIDTH>(s, value, n, m, channel);
-  if (s.queries * n_points > s.tokens) {  // few queries read little, and that as well in place
-    for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
-      head.read(int(token)).store(&scratch.value[token * WIDTH]);
-    head = {scratch.value.get(), WIDTH, head.nowhere};
-  }
-  T* grad_head = scratch.grad.get();
   std::fill_n(grad_head, (s.tokens + 1) * WIDTH, T(0));
 
   for (std::ptrdiff_t q = 0; q < s.queries; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
-    const R grad = R::load(grad_output + row * s.channels + channel);
+    const R grad = R::load(grad_output + row * s.channels);
     for (int first = 0; first < n_points; first += BLOCK) {
       const std::ptrdiff_t point = row * n_points + first;
       Block<T> block(first, n_points);
@@ -222,6 +262,10 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
           const auto sum = sums<T, R::LANES>(&products[c][p]);
           std::memcpy(&along[c][p], &sum, sizeof sum);
         }
+      if (first_piece) {
+        std::fill_n(grad_weights + point, block.count, T(0));
+        std::fill_n(grad_locations + 2 * point, 2 * block.count, T(0));
+      }
 #pragma omp simd
       for (int p = 0; p < block.count; ++p) {
         const PointGradient<T> g = point_gradient(
@@ -234,7 +278,7 @@ void backward_head(const Sizes& s, const Levels& levels, std::ptrdiff_t n, std::
       }
     }
   }
-  T* grad_there = grad_value + (n * s.tokens * s.heads + m) * s.channels + channel;
+  T* grad_there = grad_value + (n * s.tokens * s.heads + m) * s.channels;
   for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
     R::load(grad_head + token * WIDTH).store(grad_there + token * s.heads * s.channels);
 }
@@ -243,13 +287,20 @@ template <typename T, int WIDTH>
 void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, const T* value,
                     const T* locations, const T* weights, T* grad_value, T* grad_locations,
                     T* grad_weights, std::ptrdiff_t channel, int threads) {
-  std::vector<Scratch<T>> scratch;
-  for (int thread = 0; thread < threads; ++thread) scratch.emplace_back((s.tokens + 1) * WIDTH);
+  const auto scratch = scratches<T>(threads, (s.tokens + 1) * WIDTH, true);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm)
-    backward_head<T, WIDTH>(s, levels, nm / s.heads, nm % s.heads, grad_output, value, locations,
-                            weights, grad_value, grad_locations, grad_weights, channel,
-                            scratch[thread_number()]);
+  for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm) {
+    const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads;
+    const Scratch<T>& own = scratch[thread_number()];
+    const auto run = [&](const auto& head) {
+      backward_head<T, WIDTH>(s, levels, head, n, m, grad_output + channel, locations, weights,
+                              grad_value + channel, grad_locations, grad_weights, own.grad.get(),
+                              channel == 0);
+    };
+    const auto head = head_of<T, WIDTH>(s, value, n, m, channel);
+    if (copying_pays(s)) run(CopiedHead<T, WIDTH>(head, own.value.get()));
+    else run(head);
+  }
 }
 
 template <int WIDTH>
@@ -275,6 +326,7 @@ int forward(const std::int64_t* sizes, const std::int64_t* shapes, int threads, 
             const T* locations, const T* weights, T* output) try {
   const Sizes s(sizes);
   const Levels levels(s, shapes);
+  in_large_pages(output, s.images * s.queries * s.heads * s.channels * sizeof(T));
   in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
     forward_piece<T, width>(s, levels, value, locations, weights, output, channel, threads);
   });
@@ -289,7 +341,10 @@ int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
              T* grad_value, T* grad_locations, T* grad_weights) try {
   const Sizes s(sizes);
   const Levels levels(s, shapes);
+  const std::ptrdiff_t n_points = s.images * s.queries * s.heads * s.levels * s.points;
   in_large_pages(grad_value, s.images * s.tokens * s.heads * s.channels * sizeof(T));
+  in_large_pages(grad_locations, 2 * n_points * sizeof(T));
+  in_large_pages(grad_weights, n_points * sizeof(T));
   in_pieces(s.channels, [&](auto width, std::ptrdiff_t channel) {
     backward_piece<T, width>(s, levels, grad_output, value, locations, weights, grad_value,
                              grad_locations, grad_weights, channel, threads);
@@ -303,9 +358,7 @@ int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
 }  // namespace ddetr
 
 // The entry points. Every array is dense; sizes are N, S, M, D, Lq, L, P, and shapes H and W of
-// each level. grad_locations and grad_weights must come filled with zeros, the other results may
-// hold anything.
-// Returns 0, or 1 if memory ran out.
+// each level. What the results hold before does not matter. Returns 0, or 1 if memory ran out.
 extern "C" int ddetr_cpu_forward_float32(
     const std::int64_t* sizes, const std::int64_t* shapes, int threads, const float* value,
     const float* locations, const float* weights, float* output) {

@@ -125,8 +125,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     run = kernel().backward[locations.dtype]
     grad, wide, locations, weights = _dense(locations.dtype, grad, value, locations, weights)
-    grad_value = torch.empty_like(wide)  # the kernel writes all of it, and adds to the others
-    grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
+    grad_value, grad_locations, grad_weights = map(torch.empty_like, (wide, locations, weights))
     _check(run(
         *_arguments(value, sides, locations), grad.data_ptr(), wide.data_ptr(),
         locations.data_ptr(), weights.data_ptr(), grad_value.data_ptr(),

@@ -60,6 +60,15 @@ def test_every_number_of_points(problem, n_points):
     )
 
 
+@pytest.mark.parametrize("n_queries", [1, 97])
+def test_few_queries_read_in_place_and_many_a_copy(problem, n_queries):
+    """1 x 3 levels x 11 points are fewer than the 263 tokens, 97 x 3 x 11 are more."""
+    inputs = problem(n_queries=n_queries, levels=[(23, 11), (3, 3), (1, 1)], channels=41)
+    assert_close(
+        output_and_gradients("cpu", *inputs), output_and_gradients("grid_sample", *inputs), 1e-12
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels", [7, 32])
 def test_16_bit_values_are_summed_in_32_bits(problem, dtype, channels):
@@ -271,9 +280,11 @@ def test_exactly_on_pixel_centres(problem):
     )
 
 
-@pytest.mark.parametrize("channels", [7, 32])
-def test_the_same_bits_with_any_number_of_threads(problem, channels):
-    inputs = problem(torch.float32, channels=channels, n_queries=101, levels=[(23, 31), (7, 5)])
+@pytest.mark.parametrize("channels, n_queries", [(7, 101), (32, 101), (32, 2)])
+def test_the_same_bits_with_any_number_of_threads(problem, channels, n_queries):
+    inputs = problem(
+        torch.float32, channels=channels, n_queries=n_queries, levels=[(23, 31), (7, 5)]
+    )
     before = torch.get_num_threads()
     try:
         results = []
