@@ -7,9 +7,14 @@ data, viz   pictures and their boxes; looking at any of it
 course      the exercises' checks and solutions
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, capture, ms_deform_attn
-from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, Predictions
-from ddetr_edu.training import Detector, load
+
+if TYPE_CHECKING:
+    from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, Predictions
+    from ddetr_edu.training import Detector, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,3 +29,22 @@ __all__ = [
     "load",
     "ms_deform_attn",
 ]
+
+# torchvision and matplotlib take seconds to import; whoever wants only the attention need not wait.
+_LATE = {
+    "DeformableDETR": "ddetr_edu.detector",
+    "DeformableDETRConfig": "ddetr_edu.detector",
+    "Predictions": "ddetr_edu.detector",
+    "Detector": "ddetr_edu.training",
+    "load": "ddetr_edu.training",
+}
+
+
+def __getattr__(name: str):
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

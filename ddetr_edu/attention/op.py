@@ -1,8 +1,14 @@
 """`ms_deform_attn`: one operation, several implementations, and the checks at its door."""
 
+import functools
+import os
+import warnings
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ddetr_edu.attention import native
 from ddetr_edu.attention.grid_sample import ms_deform_attn_grid_sample
 from ddetr_edu.attention.locations import SpatialShapes
 from ddetr_edu.attention.naive import ms_deform_attn_naive
@@ -10,14 +16,37 @@ from ddetr_edu.attention.naive import ms_deform_attn_naive
 IMPLEMENTATIONS = {
     "naive": ms_deform_attn_naive,
     "grid_sample": ms_deform_attn_grid_sample,
+    "cpu": native.ms_deform_attn_cpu,
 }
 
 
-def backends() -> dict[str, str]:
-    """The implementations that run here, each with one line on what it is."""
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the operation: whether it runs here, and one line on what or why."""
+
+    available: bool
+    note: str
+
+    def __str__(self) -> str:
+        return self.note if self.available else f"not here: {self.note}"
+
+
+def backends() -> dict[str, Backend]:
+    """The implementations there are: what each is, or why it does not run here.
+
+    Asking compiles the C++ kernel if that has not happened yet.
+    """
+    problem = native.why_not()
+    if problem is None:
+        cpu = Backend(True, f"the C++ kernel of csrc/, compiled here: {native.description()}")
+    else:
+        cpu = Backend(False, str(problem))
     return {
-        "naive": "plain loops, the definition: exact and slow, for small inputs",
-        "grid_sample": "torch's grid_sample, one call per level: runs wherever torch runs",
+        "naive": Backend(True, "plain loops, the definition: exact and slow, for small inputs"),
+        "grid_sample": Backend(
+            True, "torch's grid_sample, one call per level: runs wherever torch runs"
+        ),
+        "cpu": cpu,
     }
 
 
@@ -38,19 +67,53 @@ def ms_deform_attn(
     spatial_shapes:     [(H, W), ...] plain ints, finest level first, adding up to S
     sampling_locations: (N, Lq, M, L, P, 2)
     attention_weights:  (N, Lq, M, L, P)
-    backend:            "auto", or one of `backends()`
+    backend:            one of `backends()`, or "auto": what the environment variable
+                        DDETR_BACKEND names, else the fastest that runs on the tensors' device
     Returns:            (N, Lq, M*D)
     Raises: ValueError for shapes that do not fit together, an unknown backend or tensors on
-        different devices; TypeError for dtypes that do not go together.
+        different devices; TypeError for dtypes that do not go together; BuildError if the C++
+        kernel is asked for by name and cannot be compiled.
     Source: paper, equation 3.
     """
     check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     if backend == "auto":
-        backend = "grid_sample"
+        backend = _best(value.device.type)
     if backend not in IMPLEMENTATIONS:
         names = ", ".join(f'"{name}"' for name in ["auto", *IMPLEMENTATIONS])
         raise ValueError(f'backend "{backend}" does not exist; choose one of {names}')
     return IMPLEMENTATIONS[backend](value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def _best(device: str) -> str:
+    """The backend that "auto" stands for on this kind of device."""
+    asked = os.environ.get("DDETR_BACKEND", "auto")
+    if asked not in ("auto", *IMPLEMENTATIONS):
+        names = ", ".join(["auto", *IMPLEMENTATIONS])
+        raise ValueError(
+            f'the environment variable DDETR_BACKEND is "{asked}"; set it to one of {names}'
+        )
+    if asked != "auto":
+        return asked
+    if device != "cpu":
+        return "grid_sample"
+    problem = native.why_not()
+    if problem is None:
+        return "cpu"
+    _warn_once(str(problem))
+    return "grid_sample"
+
+
+_best._dynamo_marked_constant = True  # for torch.compile, as in native.py
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        "deformable attention falls back to grid_sample, many times slower than the C++ kernel, "
+        f"because of this: {reason}; `ddetr doctor` says more",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def check_arguments(

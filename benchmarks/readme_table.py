@@ -1,0 +1,60 @@
+"""Write the speed table of README.md from benchmarks/results/attention.json.
+
+The table stands between two comments in README.md and is not edited by hand.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
+ROOT = Path(__file__).parents[1]
+PLACES = {"initial": "initial offsets", "near": "2 px around", "anywhere": "anywhere"}
+
+
+def speed_table(results: dict) -> str:
+    """A Markdown table of the results: a row for each shape and kind of places."""
+    cases = {
+        (c["shape"], c["places"], c["threads"], c["backend"], c["direction"]): c
+        for c in results["cases"]
+    }
+    names = list(dict.fromkeys(c["backend"] for c in results["cases"]))
+    rows = list(dict.fromkeys((c["shape"], c["places"], c["threads"]) for c in results["cases"]))
+    header = [f"{n}, {d}" for d in ("forward", "backward") for n in names]
+    lines = [
+        "| shape | places | threads | " + " | ".join(header) + " |",
+        "|---|---|---|" + "---:|" * len(header),
+    ]
+    for shape, places, threads in rows:
+        cells = []
+        for direction in ("forward", "backward"):
+            for name in names:
+                case = cases[shape, places, threads, name, direction]
+                faster = "" if name == names[0] else f" (**{case['ratio']:.0f}x**)"
+                cells.append(f"{case['median_ms']:.3g} ms{faster}")
+        lines.append(f"| {shape} | {PLACES[places]} | {threads} | " + " | ".join(cells) + " |")
+    about = results["machine"]
+    lines.append("")
+    lines.append(
+        f"Two pictures of 800 x 1200, 32-bit, medians; {about['processor']}, {about['cores']} "
+        f"cores, {about['kernel'].split(': ')[-1]}, torch {about['torch']}, {about['date']}. "
+        "Run it yourself: `ddetr bench attention`."
+    )
+    return "\n".join(lines)
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with the table between its comments. Raises: ValueError if they are missing."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    results = json.loads((ROOT / "benchmarks/results/attention.json").read_text())
+    readme = ROOT / "README.md"
+    text = with_table(readme.read_text(), speed_table(results))
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if text == readme.read_text() else "README.md is out of date: run this program")
+    readme.write_text(text)

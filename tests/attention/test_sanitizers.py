@@ -1,0 +1,55 @@
+"""The kernel under AddressSanitizer and UndefinedBehaviorSanitizer, in a process of its own."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ddetr_edu.attention import build
+
+pytestmark = [pytest.mark.sanitizer, pytest.mark.usefixtures("kernel")]
+
+DRIVER = Path(__file__).with_name("hostile.cpp")
+SANITIZE = (
+    "-std=c++17", "-O1", "-g", "-fopenmp", "-Wno-psabi", "-fno-sanitize-recover=all",
+    "-fsanitize=address,undefined,float-cast-overflow",
+)
+
+
+def run_hostile(folder, edit=lambda text: text):
+    """Compile csrc/ and the driver with sanitizers, run, and give back how it ended."""
+    for source in build.source_folder().iterdir():
+        (folder / source.name).write_text(edit(source.read_text()))
+    program = folder / "hostile"
+    compiled = subprocess.run(
+        [*build.find_compiler(), *SANITIZE, f"-I{folder}", str(DRIVER), "-o", str(program)],
+        capture_output=True, text=True,
+    )
+    if "cannot find" in compiled.stderr:
+        pytest.skip(f"this compiler has no sanitizers: {compiled.stderr.splitlines()[0]}")
+    assert compiled.returncode == 0, compiled.stderr
+    # Leaks are looked for with ptrace, which containers may forbid; the kernel owns only vectors.
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    return subprocess.run([program], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_hostile_places_touch_nothing_they_should_not(tmp_path):
+    result = run_hostile(tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout == "420 cases\n"
+
+
+@pytest.mark.parametrize(
+    "old, new, complaint",
+    [
+        ("first < size - 1", "first < size", "overflow"),  # one pixel too far
+        ("pixel < T(size) ? pixel : T(size)", "pixel", "outside the range"),  # infinity to int
+    ],
+)
+def test_the_sanitizers_would_notice(tmp_path, old, new, complaint):
+    def edit(text):
+        return text.replace(old, new)
+
+    result = run_hostile(tmp_path, edit)
+    assert result.returncode != 0 and complaint in result.stderr
