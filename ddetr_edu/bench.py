@@ -46,8 +46,9 @@ class BenchConfig:
         for name, known in (("shapes", QUERIES), ("places", PLACES), ("backends", backends())):
             unknown = set(getattr(self, name)) - set(known)
             if unknown:
-                raise ValueError(f"--{name} {unknown.pop()} does not exist; there are "
-                                 f"{', '.join(known)}")
+                raise ValueError(
+                    f"--{name} {unknown.pop()} does not exist; there are {', '.join(known)}"
+                )
         for name in self.backends:
             if not backends()[name].available:
                 raise ValueError(f"the backend {name} does not run here: {backends()[name].note}")
@@ -180,8 +181,14 @@ def relative_error(ours: Tensor, exact: Tensor) -> float:
 def machine() -> dict:
     """What the figures depend on besides the code."""
     kernel = backends()["cpu"]
-    model = next((line.split(":")[1].strip() for line in processor().splitlines()
-                  if line.startswith("model name")), platform.processor() or platform.machine())
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in processor().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor() or platform.machine(),
+    )
     return {
         "date": date.today().isoformat(),
         "processor": model,
@@ -228,13 +235,20 @@ def plot(results: dict, path: Path) -> None:
         labels = list(dict.fromkeys((c["places"], c["backend"]) for c in here))
         for i, (colour, direction) in enumerate(zip(COLOURS, DIRECTIONS, strict=False)):
             ratios = [c["ratio"] for c in here if c["direction"] == direction]
-            bars = axis.bar([x + (i - 1) * 0.27 for x in range(len(labels))], ratios, 0.25,
-                            color=colour, label=direction)
+            bars = axis.bar(
+                [x + (i - 1) * 0.27 for x in range(len(labels))],
+                ratios,
+                0.25,
+                color=colour,
+                label=direction,
+            )
             axis.bar_label(bars, fmt="%.0f", fontsize=8)
         names = [f"{places}\n{backend}" for places, backend in labels]
         axis.set_xticks(range(len(labels)), names, fontsize=8)
-        axis.set(title=f"{panel[0]}, {panel[1]} thread{'s' * (panel[1] > 1)}",
-                 ylabel=f"times faster than {baseline}")
+        axis.set(
+            title=f"{panel[0]}, {panel[1]} thread{'s' * (panel[1] > 1)}",
+            ylabel=f"times faster than {baseline}",
+        )
         axis.legend(fontsize=8)
     about = results["machine"]
     figure.suptitle(f"{about['processor']}, torch {about['torch']}, {about['date']}", fontsize=9)

@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from ddetr_edu.attention import capture
+from ddetr_edu.bench import BenchConfig, bench_attention
 from ddetr_edu.data import CocoDetection, Shapes, write_shapes_set
 from ddetr_edu.doctor import examine
 from ddetr_edu.training import TrainConfig, load, load_picture, train
@@ -28,10 +29,10 @@ CHECKPOINT = Path("runs/train/checkpoint.pt")  # where `ddetr train` leaves it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A mistake ends in one line, never in a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands, prog, about = COMMANDS, "ddetr", "Deformable DETR, to be read and run."
-    if arguments[:1] == ["data"]:
-        commands, prog, arguments = DATA_COMMANDS, "ddetr data", arguments[1:]
-        about = "Make or check pictures and their boxes, in COCO's layout."
+    commands, prog, about = COMMANDS, "ddetr", f"Deformable DETR, to be read and run.\n{MORE}"
+    if arguments and arguments[0] in GROUPS:
+        about, commands = GROUPS[arguments[0]]
+        prog, arguments = f"ddetr {arguments[0]}", arguments[1:]
     try:
         parse(commands, prog, about, arguments)()
     except (ValueError, OSError) as error:
@@ -230,6 +231,14 @@ def run_data_check(data: Positional[Path]) -> None:
               f"{len(dataset.categories)} categories, nothing wrong")  # fmt: skip
 
 
+def run_bench_attention(config: Annotated[BenchConfig, arg(name="")]) -> None:
+    """Time the implementations of deformable attention, side by side; leave a PNG and a JSON.
+
+    Try it:  ddetr bench attention --shapes decoder --places near
+    """
+    bench_attention(config)
+
+
 def open_upright(picture: Path) -> PIL.Image.Image:
     """A picture in RGB, turned as its EXIF orientation says. Raises: ValueError naming the file."""
     return to_pil_image(load_picture(picture))
@@ -255,4 +264,14 @@ COMMANDS: dict[str, Callable] = {
     "predict": run_predict,
     "inspect": run_inspect,
 }
-DATA_COMMANDS: dict[str, Callable] = {"shapes": run_data_shapes, "check": run_data_check}
+# Commands of two words: the first word, what it is about, and its second words.
+GROUPS: dict[str, tuple[str, dict[str, Callable]]] = {
+    "data": (
+        "Make or check pictures and their boxes, in COCO's layout.",
+        {"shapes": run_data_shapes, "check": run_data_check},
+    ),
+    "bench": ("Measure on this machine what we claim.", {"attention": run_bench_attention}),
+}
+MORE = "Also: " + ", ".join(
+    f"ddetr {first} {second}" for first, (_, seconds) in GROUPS.items() for second in seconds
+)

@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from ddetr_edu.attention import MSDeformAttn, backends
+from ddetr_edu.attention import MSDeformAttn, backends, native
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pycocotools", "matplotlib")
 FOR_LESSONS = ("jupyterlab", "ipykernel", "ipywidgets")
@@ -24,7 +24,15 @@ def examine() -> str:
         f"gpu          {gpu()}",
         f"attention    {attention()}",
     ]
-    lines += [f"  {name:12s} {what}" for name, what in backends().items()]
+    lines += [f"  {name:12s} {backend}" for name, backend in backends().items()]
+    problem = native.why_not()
+    if problem is not None:
+        lines.append(
+            "to get the fast kernel, install a C++ compiler (Debian: apt install g++; macOS: "
+            "xcode-select --install); until then everything runs on grid_sample, only slower"
+        )
+        if problem.output:
+            lines += ["the compiler said:", *(f"  {line}" for line in problem.output.splitlines())]
     return "\n".join(lines)
 
 

@@ -56,7 +56,7 @@ def test_the_readme_shows_the_two_commands_and_its_links_lead_somewhere():
 
 def test_the_commands_in_the_readme_parse():
     """Each `ddetr ...` line of the README's code blocks is one the command line accepts."""
-    from ddetr_edu.cli import COMMANDS, DATA_COMMANDS, parse
+    from ddetr_edu.cli import COMMANDS, GROUPS, parse
 
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", readme, re.DOTALL)
@@ -64,8 +64,8 @@ def test_the_commands_in_the_readme_parse():
     commands = [line[line.index("ddetr") + 1 :] for line in lines if "ddetr" in line]
     assert len(commands) >= 5
     for arguments in commands:
-        if arguments[0] == "data":
-            parse(DATA_COMMANDS, "ddetr data", "", arguments[1:])
+        if arguments[0] in GROUPS:
+            parse(GROUPS[arguments[0]][1], "ddetr", "", arguments[1:])
         else:
             parse(COMMANDS, "ddetr", "", arguments)
 

@@ -22,8 +22,14 @@ SOURCE = "ms_deform_attn_cpu.cpp"
 # -fno-math-errno and -fno-trapping-math give up error codes and signals, which nobody reads; NaN
 # and infinity keep their meaning, as they would not under -ffast-math.
 FLAGS = (
-    "-std=c++17", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi",
-    "-shared", "-fPIC",
+    "-std=c++17",
+    "-O2",
+    "-ftree-vectorize",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-shared",
+    "-fPIC",
 )
 # Tried in this order: a compiler may come without OpenMP, or not know its own processor.
 EXTRAS = (
@@ -75,7 +81,7 @@ def find_compiler() -> list[str]:
     Raises: BuildError if there is none.
     """
     named = shlex.split(os.environ.get("CXX", ""))
-    for command in ([named] if named else [[name] for name in COMPILERS]):
+    for command in [named] if named else [[name] for name in COMPILERS]:
         path = shutil.which(command[0])
         if path:
             return [path, *command[1:]]

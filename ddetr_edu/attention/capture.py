@@ -48,7 +48,11 @@ def capture(model: nn.Module) -> Iterator[list[AttentionRecord]]:
             offsets, locations, weights = module.look(query, reference_points, spatial_shapes)
         records.append(
             AttentionRecord(
-                names[module], spatial_shapes, reference_points.detach(), offsets, locations,
+                names[module],
+                spatial_shapes,
+                reference_points.detach(),
+                offsets,
+                locations,
                 weights,
             )
         )

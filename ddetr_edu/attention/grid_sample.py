@@ -12,7 +12,9 @@ from ddetr_edu.attention.locations import SpatialShapes
 
 
 def ms_deform_attn_grid_sample(
-    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor,
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
     """Multi-scale deformable attention, one `grid_sample` per level.

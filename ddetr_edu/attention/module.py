@@ -27,8 +27,12 @@ class MSDeformAttn(nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
-        for name, count in (("d_model", d_model), ("n_heads", n_heads), ("n_levels", n_levels),
-                            ("n_points", n_points)):
+        for name, count in (
+            ("d_model", d_model),
+            ("n_heads", n_heads),
+            ("n_levels", n_levels),
+            ("n_points", n_points),
+        ):
             if count < 1:
                 raise ValueError(f"{name} is {count}; MSDeformAttn needs at least 1")
         if d_model % n_heads:

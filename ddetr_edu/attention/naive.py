@@ -11,7 +11,9 @@ from ddetr_edu.attention.locations import SpatialShapes
 
 
 def ms_deform_attn_naive(
-    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor,
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
     """Multi-scale deformable attention, point by point.

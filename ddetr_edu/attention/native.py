@@ -27,7 +27,9 @@ class Kernel:
 
 
 def ms_deform_attn_cpu(
-    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor,
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
     """Multi-scale deformable attention in C++. 16-bit values are summed in 32 bits, rounded once.
@@ -113,10 +115,15 @@ def _forward(value: Tensor, sides: list[int], locations: Tensor, weights: Tensor
     output = locations.new_empty(n_images, locations.shape[1], n_heads * channels)
     run = kernel().forward[locations.dtype]
     wide, locations, weights = _dense(locations.dtype, value, locations, weights)
-    _check(run(
-        *_arguments(value, sides, locations), wide.data_ptr(), locations.data_ptr(),
-        weights.data_ptr(), output.data_ptr(),
-    ))
+    _check(
+        run(
+            *_arguments(value, sides, locations),
+            wide.data_ptr(),
+            locations.data_ptr(),
+            weights.data_ptr(),
+            output.data_ptr(),
+        )
+    )
     return output.to(value.dtype)
 
 
@@ -126,11 +133,18 @@ def _backward(
     run = kernel().backward[locations.dtype]
     grad, wide, locations, weights = _dense(locations.dtype, grad, value, locations, weights)
     grad_value, grad_locations, grad_weights = map(torch.empty_like, (wide, locations, weights))
-    _check(run(
-        *_arguments(value, sides, locations), grad.data_ptr(), wide.data_ptr(),
-        locations.data_ptr(), weights.data_ptr(), grad_value.data_ptr(),
-        grad_locations.data_ptr(), grad_weights.data_ptr(),
-    ))
+    _check(
+        run(
+            *_arguments(value, sides, locations),
+            grad.data_ptr(),
+            wide.data_ptr(),
+            locations.data_ptr(),
+            weights.data_ptr(),
+            grad_value.data_ptr(),
+            grad_locations.data_ptr(),
+            grad_weights.data_ptr(),
+        )
+    )
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
@@ -196,9 +210,7 @@ def _register() -> torch.library.Library:
     name = "ddetr_edu::ms_deform_attn"
     torch.library.register_fake(name, fake, lib=registry)
     torch.library.register_fake(name + "_backward", fake_backward, lib=registry)
-    torch.library.register_autograd(
-        name, differentiate, setup_context=remember, lib=registry
-    )
+    torch.library.register_autograd(name, differentiate, setup_context=remember, lib=registry)
     torch.library.register_autograd(name + "_backward", no_second_derivative, lib=registry)
     return registry
 

@@ -23,8 +23,15 @@ def problem():
 
 
 def make(
-    dtype=torch.float64, coordinates=None, n_images=2, n_queries=3, n_heads=5, channels=7,
-    n_points=11, levels=LEVELS, seed=0,
+    dtype=torch.float64,
+    coordinates=None,
+    n_images=2,
+    n_queries=3,
+    n_heads=5,
+    channels=7,
+    n_points=11,
+    levels=LEVELS,
+    seed=0,
 ):
     """Random inputs; a third of the places lie outside. No place comes within 0.05 pixels of a
     pixel centre's row or column, where the gradient jumps."""

@@ -64,8 +64,18 @@ def kernel_from(folder, file=None, replacements=()):
         (folder / source.name).write_text(text)
     target = folder / f"broken{build.suffix()}"
     subprocess.run(
-        [*build.find_compiler(), "-std=c++17", "-O0", "-Wno-psabi", "-shared", "-fPIC",
-         str(folder / KERNEL), "-o", str(target)], check=True,
+        [
+            *build.find_compiler(),
+            "-std=c++17",
+            "-O0",
+            "-Wno-psabi",
+            "-shared",
+            "-fPIC",
+            str(folder / KERNEL),
+            "-o",
+            str(target),
+        ],
+        check=True,
     )
     return native.load(target)
 
@@ -107,8 +117,10 @@ def offsets_not_normalised(reference_points, offsets, spatial_shapes):
 
 @pytest.mark.parametrize(
     "function, broken",
-    [("attention_weights", softmax_over_points_only),
-     ("sampling_locations", offsets_not_normalised)],
+    [
+        ("attention_weights", softmax_over_points_only),
+        ("sampling_locations", offsets_not_normalised),
+    ],
 )
 def test_a_broken_module_is_caught(monkeypatch, function, broken):
     """The two mistakes that are made before the kernel is called."""

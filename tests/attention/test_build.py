@@ -38,7 +38,7 @@ def compiler(tmp_path, monkeypatch):
             "#!/bin/sh\n"
             'if [ "$1" = --version ]; then echo stand-in 1.0; exit; fi\n'
             f"echo called >> {calls}\n"
-            'for target; do :; done\n' + body  # the last argument is what to write
+            "for target; do :; done\n" + body  # the last argument is what to write
         )
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("CXX", str(program))
@@ -177,8 +177,11 @@ def test_a_damaged_library_is_compiled_again(kernel, cache):
 
 def run_python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
-        env={**os.environ, **environment}, timeout=120,
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
     )
 
 
@@ -189,7 +192,8 @@ def test_importing_compiles_nothing_and_leaves_the_slow_packages_alone(cache, tm
         print([name for name in ("torchvision", "matplotlib", "scipy", "torch._dynamo")
                if name in sys.modules])
         """,
-        XDG_CACHE_HOME=str(cache), CXX="/bin/false",
+        XDG_CACHE_HOME=str(cache),
+        CXX="/bin/false",
     )
     assert result.stdout == "[]\n", result.stderr
     assert not cache.exists()
@@ -217,6 +221,9 @@ def test_without_a_compiler_everything_runs_on_grid_sample_and_says_so_once(cach
         else:
             raise AssertionError("the kernel ran")
         """,
-        XDG_CACHE_HOME=str(cache), PATH=str(tmp_path), CXX="", DDETR_BACKEND="auto",
+        XDG_CACHE_HOME=str(cache),
+        PATH=str(tmp_path),
+        CXX="",
+        DDETR_BACKEND="auto",
     )
     assert result.returncode == 0, result.stderr

@@ -128,8 +128,9 @@ def test_gradcheck(problem, value_grad, others_grad):
 
 def test_second_derivative_is_refused(problem):
     value, levels, locations, weights = problem()
-    output = ms_deform_attn(value.requires_grad_(), levels, locations.requires_grad_(), weights,
-                            backend="cpu")
+    output = ms_deform_attn(
+        value.requires_grad_(), levels, locations.requires_grad_(), weights, backend="cpu"
+    )
     (grad,) = torch.autograd.grad(output.square().sum(), locations, create_graph=True)
     with pytest.raises(NotImplementedError, match="naive"):
         grad.sum().backward()
@@ -142,8 +143,10 @@ def test_opcheck(problem, dtype):
     sides = [side for shape in levels for side in shape]
     for inputs in (
         (value, sides, locations, weights),
-        tuple(t.requires_grad_() if isinstance(t, torch.Tensor) else t
-              for t in (value, sides, locations, weights)),
+        tuple(
+            t.requires_grad_() if isinstance(t, torch.Tensor) else t
+            for t in (value, sides, locations, weights)
+        ),
     ):
         torch.library.opcheck(torch.ops.ddetr_edu.ms_deform_attn.default, inputs)
 
@@ -183,10 +186,12 @@ def test_no_grad_and_checkpoint(problem):
         output = ms_deform_attn(value.requires_grad_(), levels, locations, weights, "cpu")
     assert not output.requires_grad
     assert torch.equal(output, wanted[0])
-    again = checkpoint(ms_deform_attn, value, levels, locations, weights, "cpu",
-                       use_reentrant=False)
+    again = checkpoint(
+        ms_deform_attn, value, levels, locations, weights, "cpu", use_reentrant=False
+    )
     (grad,) = torch.autograd.grad(
-        again, value,
+        again,
+        value,
         torch.randn(again.shape, generator=torch.Generator().manual_seed(1), dtype=again.dtype),
     )
     assert torch.equal(grad, wanted[1])

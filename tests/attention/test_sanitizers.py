@@ -12,7 +12,12 @@ pytestmark = [pytest.mark.sanitizer, pytest.mark.usefixtures("kernel")]
 
 DRIVER = Path(__file__).with_name("hostile.cpp")
 SANITIZE = (
-    "-std=c++17", "-O1", "-g", "-fopenmp", "-Wno-psabi", "-fno-sanitize-recover=all",
+    "-std=c++17",
+    "-O1",
+    "-g",
+    "-fopenmp",
+    "-Wno-psabi",
+    "-fno-sanitize-recover=all",
     "-fsanitize=address,undefined,float-cast-overflow",
 )
 
@@ -24,7 +29,8 @@ def run_hostile(folder, edit=lambda text: text):
     program = folder / "hostile"
     compiled = subprocess.run(
         [*build.find_compiler(), *SANITIZE, f"-I{folder}", str(DRIVER), "-o", str(program)],
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
     )
     if "cannot find" in compiled.stderr:
         pytest.skip(f"this compiler has no sanitizers: {compiled.stderr.splitlines()[0]}")

@@ -56,11 +56,13 @@ class Oracle(torch.nn.Module):
         for image in images:
             target = self.known[tuple((image[:, 0, 0] * 255).round().int().tolist())]
             labels = [self.relabel.get(int(label), int(label)) for label in target["labels"]]
-            answers.append({
-                "boxes": target["boxes"].as_subclass(torch.Tensor) + self.shift,
-                "scores": torch.linspace(0.9, 0.5, len(labels)),
-                "labels": torch.tensor(labels, dtype=torch.int64),
-            })
+            answers.append(
+                {
+                    "boxes": target["boxes"].as_subclass(torch.Tensor) + self.shift,
+                    "scores": torch.linspace(0.9, 0.5, len(labels)),
+                    "labels": torch.tensor(labels, dtype=torch.int64),
+                }
+            )
         return answers
 
 

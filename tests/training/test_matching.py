@@ -27,9 +27,11 @@ def scene():
         targets = [
             {"labels": torch.randint(K, (c,), generator=g), "boxes": boxes(c)} for c in counts
         ]
-        return 2 * torch.randn(len(counts), n_queries, K, generator=g), boxes(
-            len(counts), n_queries
-        ), targets
+        return (
+            2 * torch.randn(len(counts), n_queries, K, generator=g),
+            boxes(len(counts), n_queries),
+            targets,
+        )
 
     return make
 
