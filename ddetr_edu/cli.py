@@ -17,7 +17,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from ddetr_edu.attention import capture
 from ddetr_edu.bench import BenchConfig, bench_attention
-from ddetr_edu.data import CocoDetection, Shapes, write_shapes_set
+from ddetr_edu.data import CocoDetection, held_out_scenes, write_shapes_set
 from ddetr_edu.doctor import examine
 from ddetr_edu.training import TrainConfig, load, load_picture, train
 from ddetr_edu.training.evaluate import evaluate
@@ -29,7 +29,7 @@ CHECKPOINT = Path("runs/train/checkpoint.pt")  # where `ddetr train` leaves it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A mistake ends in one line, never in a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands, prog, about = COMMANDS, "ddetr", f"Deformable DETR, to be read and run.\n{MORE}"
+    commands, prog, about = ALL_COMMANDS, "ddetr", "Deformable DETR, to be read and run."
     if arguments and arguments[0] in GROUPS:
         about, commands = GROUPS[arguments[0]]
         prog, arguments = f"ddetr {arguments[0]}", arguments[1:]
@@ -105,7 +105,7 @@ def run_eval(
         batch: Pictures at a time.
     """
     detector = load(checkpoint)
-    dataset = Shapes(200, seed=0) if data == "shapes" else CocoDetection(data, split)
+    dataset = held_out_scenes() if data == "shapes" else CocoDetection(data, split)
     if first is not None:
         dataset = dataset.first(first)
     metrics, table = evaluate(detector, dataset, batch)
@@ -179,7 +179,7 @@ def run_inspect(
     seen = "its answers are not among the best 100"
     if mine is not None:
         name = detector.categories[int(found["labels"][mine])]
-        seen = f"says {name}, score {found['scores'][mine]:.2f}"
+        seen = f"finally says {name}, score {found['scores'][mine]:.2f}"
     layer %= config.n_decoder_layers
     figure, drawn = plot_sampling_points(
         upright,
@@ -196,7 +196,8 @@ def run_inspect(
         width, height = upright.size
         x, y = panel["locations"].T
         outside = ((x < 0) | (x > width) | (y < 0) | (y > height)).mean()
-        print(f"{by} {number}: {len(x)} points, weight {panel['weights'].sum():.2f}, "
+        share = panel["weights"].sum() / record.weights[0, query].sum().item()
+        print(f"{by} {number}: {len(x)} points, {share:.0%} of the weight, "
               f"{outside:.0%} outside the picture")  # fmt: skip
     write_figure(figure, out or Path("runs/inspect") / f"{picture.stem}.png")
 
@@ -272,6 +273,17 @@ GROUPS: dict[str, tuple[str, dict[str, Callable]]] = {
     ),
     "bench": ("Measure on this machine what we claim.", {"attention": run_bench_attention}),
 }
-MORE = "Also: " + ", ".join(
-    f"ddetr {first} {second}" for first, (_, seconds) in GROUPS.items() for second in seconds
-)
+
+
+def named(first: str) -> Callable:
+    """A first word as a command, for the list of commands; `main` goes on to its second words."""
+    about, seconds = GROUPS[first]
+
+    def command() -> None:
+        raise ValueError(f"ddetr {first} takes a second word: {', '.join(seconds)}")
+
+    command.__doc__ = f"{about} ({', '.join(f'ddetr {first} {second}' for second in seconds)})"
+    return command
+
+
+ALL_COMMANDS = {**COMMANDS, **{first: named(first) for first in GROUPS}}

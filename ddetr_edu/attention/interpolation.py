@@ -52,7 +52,7 @@ def bilinear_sample(feature_map: Tensor, x: Tensor, y: Tensor) -> Tensor:
     feature_map: (H, W, D)
     x, y:        0-d tensors
     Returns:     (D,)
-    Source: paper, equation 2, phi; Deformable Convolutional Networks, equation 3.
+    Source: paper, the text below equation 2; Deformable Convolutional Networks, equation 3.
     """
     height, width, channels = feature_map.shape
     value = feature_map.new_zeros(channels)

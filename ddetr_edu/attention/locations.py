@@ -21,7 +21,8 @@ def sampling_locations(
     border of the box on every level alike.
 
     Convention: (x, y), x to the right and y down; the division is by (W, H) in that order.
-    Results are fractions of the padded level and may lie outside [0, 1]; zeros are read there.
+    Results are fractions of the padded level and may lie outside [0, 1]: more than half a pixel
+    beyond the border nothing but zeros is read.
 
     reference_points: (N, Lq, L, 2) or (N, Lq, L, 4)
     offsets:          (N, Lq, M, L, P, 2)

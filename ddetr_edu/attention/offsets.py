@@ -15,8 +15,8 @@ def initial_offsets(n_heads: int, n_levels: int, n_points: int) -> Tensor:
     """The star that sampling offsets start from: one ray per head, one step per point.
 
     Head m points in the direction of angle 2*pi*m/M. Dividing the direction by its larger
-    component puts the rays' ends on a square: with 8 heads every point lands on a pixel centre's
-    row or column, and the diagonal heads reach sqrt(2) further. Point p stands p + 1 steps out.
+    component puts the rays' ends on a square: with 8 heads every offset is a whole number of
+    pixels, and the diagonal heads reach sqrt(2) further. Point p stands p + 1 steps out.
 
     Convention: last axis (dx, dy), x to the right, y down, in pixels of the point's own level.
 

@@ -6,6 +6,7 @@ An entry holds the arguments to try an answer on, and the mistakes to recognise.
 import math
 
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from ddetr_edu.course import solutions
 from ddetr_edu.course.exercise import Exercise
@@ -15,8 +16,10 @@ from ddetr_edu.course.mistakes import (
     located_by,
     one_after_another,
     read,
+    read_if_inside,
     read_mirrored,
     sampled_by,
+    slope_without_half,
     star,
     tokens_rounded_by,
 )
@@ -37,6 +40,12 @@ count_tokens = Exercise(
         "sizes were rounded down; strides round up": tokens_rounded_by(math.floor),
         "sizes were rounded to the nearest; strides round up": tokens_rounded_by(round),
         "sizes were not rounded at all; a map has whole rows and columns": tokens_rounded_by(float),
+        "1 was added to sizes that divide evenly; there is nothing to round up": (
+            lambda h, w: sum((h // s + 1) * (w // s + 1) for s in (8, 16, 32, 64))
+        ),
+        "the strides are 8, 16, 32 and 64, not 4, 8, 16 and 32": lambda h, w: sum(
+            math.ceil(h / s) * math.ceil(w / s) for s in (4, 8, 16, 32)
+        ),
         "the level of stride 64 is missing": lambda h, w: (
             solutions.count_tokens(h, w) - math.ceil(h / 64) * math.ceil(w / 64)
         ),
@@ -51,12 +60,16 @@ def _map_and_place(seed: int) -> tuple:
     g = generator(seed)
     height, width = ((3, 5), (7, 4), (2, 3), (5, 5), (3, 7))[seed]
     feature_map = torch.randn(height, width, 3, generator=g, dtype=torch.float64)
-    x, y = torch.rand(2, generator=g, dtype=torch.float64)
-    if seed == 3:  # exactly on a pixel centre
-        x, y = (torch.tensor(v, dtype=torch.float64) for v in (0.5, 0.7))
-    if seed == 4:  # within half a pixel of the left edge
-        x = torch.tensor(0.02, dtype=torch.float64)
-    return feature_map, x, y
+    x, y = torch.rand(2, generator=g, dtype=torch.float64).tolist()
+    if seed == 1:  # a little beyond the lower right corner
+        x, y = 1.04, 1.02
+    elif seed == 2:  # a little beyond the upper left corner
+        x, y = -0.05, -0.1
+    elif seed == 3:  # exactly on a pixel centre
+        x, y = 0.5, 0.7
+    elif seed == 4:  # within half a pixel of the left edge
+        x = 0.02
+    return feature_map, *torch.tensor([x, y], dtype=torch.float64)
 
 
 bilinear_sample = Exercise(
@@ -76,6 +89,18 @@ bilinear_sample = Exercise(
         ),
         "the border was repeated; beyond the map there are zeros": sampled_by(
             lambda f, x, y, h, w: read(f, x * w - 0.5, y * h - 0.5, border="repeat")
+        ),
+        "beyond the border one wrapped around to the other side (a negative index?)": sampled_by(
+            lambda f, x, y, h, w: read(f, x * w - 0.5, y * h - 0.5, border="wrap")
+        ),
+        "places outside [0, 1] were moved to the border; they fade into the zeros": sampled_by(
+            lambda f, x, y, h, w: read(f, min(max(x, 0), 1) * w - 0.5, min(max(y, 0), 1) * h - 0.5)
+        ),
+        "places outside [0, 1] were given 0; a pixel may still be in reach": sampled_by(
+            lambda f, x, y, h, w: read_if_inside(f, x, y)
+        ),
+        "int() rounds towards zero; left of the first centre you need floor": sampled_by(
+            lambda f, x, y, h, w: read(f, x * w - 0.5, y * h - 0.5, floor=int)
         ),
         "the far corner is ceil(x); at a pixel centre that is the near one: use floor(x) + 1": (
             sampled_by(lambda f, x, y, h, w: read(f, x * w - 0.5, y * h - 0.5, ceil=True))
@@ -111,6 +136,7 @@ bilinear_slope = Exercise(
                 solutions.bilinear_slope(f, x, y) / torch.tensor([f.shape[1], f.shape[0]])
             )
         ),
+        "half a pixel is missing: x_pixel is x * W - 0.5": slope_without_half,
         "the factors W and H are swapped": lambda f, x, y: (
             solutions.bilinear_slope(f, x, y)
             * torch.tensor([f.shape[0] / f.shape[1], f.shape[1] / f.shape[0]])
@@ -138,6 +164,12 @@ initial_offsets = Exercise(
         ),
         "the first point sits on the reference point: steps are 1, 2, 3, ...": (
             lambda m, l, p: star(m, l, p, first=0)
+        ),
+        "the last head repeats the first: M heads share a full turn, 2 pi / M apart": (
+            lambda m, l, p: star(m, l, p, closed=True)
+        ),
+        "y points up; in a picture it counts downwards": (
+            lambda m, l, p: star(m, l, p) * torch.tensor([1, -1])
         ),
         "x and y are swapped: a direction is (cos, sin)": lambda m, l, p: star(m, l, p, swap=True),
         "directions were given to points; they belong to heads": (
@@ -173,6 +205,10 @@ sampling_locations = Exercise(
         "x and y of the offset are swapped": located_by(
             lambda o, h, w: o.flip(-1) / torch.tensor([w, h])
         ),
+        "the result is in pixels; locations are fractions of the level": lambda r, o, shapes: (
+            solutions.sampling_locations(r, o, shapes)
+            * torch.tensor([(w, h) for h, w in shapes])[:, None]
+        ),
         "every level was divided by the size of the first": lambda r, o, shapes: (
             solutions.sampling_locations(r, o, [shapes[0]] * len(shapes))
         ),
@@ -196,6 +232,9 @@ attention_weights = Exercise(
         "the softmax ran over the points of each level; levels compete too": (
             lambda scores: scores.softmax(-1)
         ),
+        "each level was given the same share; levels compete too": (
+            lambda scores: scores.softmax(-1) / scores.shape[-2]
+        ),
         "the softmax ran over the levels; points compete too": lambda scores: scores.softmax(-2),
         "the softmax ran over all heads together; each head has its own": (
             lambda scores: scores.flatten(2).softmax(-1).view_as(scores)
@@ -218,6 +257,8 @@ def _samples_and_weights(seed: int) -> tuple:
     g = generator(seed)
     samples = torch.randn(2, 3, 5, 4, 7, 11, generator=g, dtype=torch.float64)
     weights = torch.rand(2, 3, 5, 4, 7, generator=g, dtype=torch.float64)
+    if seed == 0:  # the sum is asked for, also where weights do not sum to 1
+        return samples, weights
     return samples, weights / weights.sum((-1, -2), keepdim=True)
 
 
@@ -235,6 +276,11 @@ aggregate = Exercise(
         "the weights are missing": lambda s, w: s.sum((3, 4)).flatten(2),
         "the mean was taken: the weights already sum to 1": lambda s, w: (
             (s * w[..., None]).mean((3, 4)).flatten(2)
+        ),
+        "the result was divided by the sum of the weights; the softmax has done that": (
+            lambda s, w: (
+                torch.einsum("nqmlpd,nqmlp->nqmd", s, w) / w.sum((3, 4))[..., None]
+            ).flatten(2)
         ),
         "the channels of different heads are interleaved: M goes before D": lambda s, w: (
             torch.einsum("nqmlpd,nqmlp->nqdm", s, w).flatten(2)
@@ -264,6 +310,12 @@ assign = Exercise(
         ),
         "the cheapest pair went first each time; a lower total exists": cheapest_pair_first,
         "the objects chose in turn; a lower total exists": one_after_another,
+        "the queries are in scipy's order; that of object 0 comes first": (
+            lambda cost: linear_sum_assignment(cost)[0]
+        ),
+        "these are the objects; the queries are asked for": (
+            lambda cost: linear_sum_assignment(cost)[1]
+        ),
         "the total was made as large as possible; these are costs": lambda cost: solutions.assign(
             -cost
         ),
@@ -288,6 +340,16 @@ focal_loss = Exercise(
         "gamma is 1; it should be 2": focal(gamma=1),
         "alpha is missing: 0.25 for objects, 0.75 for the rest": lambda logits, o, n: (
             2 * focal(alpha=0.5)(logits, o, n)
+        ),
+        "the minus sign is missing": lambda logits, o, n: -focal()(logits, o, n),
+        "p and 1 - p are swapped in the factors: a sure answer must count less": (
+            focal(mirrored=True)
+        ),
+        "alpha and gamma are both missing: this is plain cross entropy": lambda logits, o, n: (
+            2 * focal(alpha=0.5, gamma=0)(logits, o, n)
+        ),
+        "the sum was divided by the matched entries; divide by n_objects": lambda logits, o, n: (
+            focal()(logits, o, int(o.sum()))
         ),
         "the mean over all answers was taken; divide the sum by the number of objects": (
             lambda logits, o, n: focal(divide=False)(logits, o, n) / logits.numel()

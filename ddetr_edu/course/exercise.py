@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,10 @@ def fresh(case: tuple) -> tuple:
 def as_tensor(result) -> Tensor | None:
     """A result as a tensor in 64 bits, or None if it cannot be one."""
     try:
+        if result is None:
+            return None
+        if not isinstance(result, Tensor):
+            result = np.asarray(result, dtype=np.float64)
         return torch.as_tensor(result).detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         return None

@@ -6,6 +6,7 @@ from ddetr_edu.data.shapes import (
     Scene,
     Shapes,
     draw_scene,
+    held_out_scenes,
     write_shapes,
     write_shapes_set,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Shapes",
     "collate",
     "draw_scene",
+    "held_out_scenes",
     "light_augmentation",
     "write_shapes",
     "write_shapes_set",

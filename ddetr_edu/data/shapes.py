@@ -154,6 +154,11 @@ class Shapes(Dataset):
         return Shapes(k, self.seed, self.transforms)
 
 
+def held_out_scenes(count: int = 200) -> Shapes:
+    """Scenes to evaluate on, which no training on `Shapes(length, seed)` or its files has seen."""
+    return Shapes(count, VAL_SEED_OFFSET)
+
+
 def write_shapes(folder: str | Path, split: str, count: int, seed: int) -> None:
     """Write scenes 0 to count - 1 of the series `seed` in COCO's layout.
 

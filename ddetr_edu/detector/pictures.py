@@ -17,7 +17,7 @@ STD = (0.229, 0.224, 0.225)
 class PictureSize:
     """How large pictures are shown to the model: the short side, unless the long one gets too long.
 
-    The defaults are those of the official validation.
+    Officially 800 and 1333, in evaluation.
     """
 
     short_side: int = 800

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ddetr_edu.data import CocoDetection, Shapes, collate, light_augmentation
+from ddetr_edu.data import CocoDetection, Shapes, collate, held_out_scenes, light_augmentation
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
 from ddetr_edu.training.checkpoint import save
 from ddetr_edu.training.detector import Detector
@@ -194,8 +194,8 @@ def open_datasets(config: TrainConfig) -> tuple:
     Learning by heart means no augmentation, and validation on the very same pictures.
     """
     if config.data == "shapes":
-        training_set = Shapes(config.overfit or ENDLESS, seed=config.seed + 1)
-        validation_set = training_set if config.overfit else Shapes(200, seed=0)
+        training_set = Shapes(config.overfit or ENDLESS, seed=config.seed)
+        validation_set = training_set if config.overfit else held_out_scenes()
         return training_set, validation_set
     if config.overfit:
         training_set = CocoDetection(config.data, "train").first(config.overfit)

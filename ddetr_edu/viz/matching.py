@@ -11,7 +11,8 @@ def plot_matching(
 ) -> tuple[Picture, dict[str, np.ndarray]]:
     """Draw predicted boxes, objects and the lines that match them; beside it every cost.
 
-    Objects are drawn solid, their queries dashed in the same colour, other queries thin and grey.
+    Objects are drawn solid and labelled with their number and their query's, queries dashed in the
+    same colour, queries without an object thin and grey.
 
     picture:      PIL image, (3, H, W) tensor or (H, W, 3) array
     boxes:        (Q, 4) of the queries; target_boxes: (T, 4) of the objects; xyxy in pixels
@@ -43,6 +44,16 @@ def plot_matching(
         line = np.array([centre(boxes[query]), centre(target_boxes[target])])
         left.plot(*line.T, "o-", color=colour, ms=4, lw=1.4, mec="black", mew=0.5)
         lines.append(line)
+        x, y = target_boxes[target, 0], target_boxes[target, 1]
+        left.annotate(
+            f"{target}: query {query}",
+            (x, y),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=7,
+            annotation_clip=True,
+            bbox={"facecolor": "white", "edgecolor": colour, "pad": 0.8, "alpha": 0.85},
+        )
     left.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     image = right.imshow(cost, cmap="cividis", aspect="auto")
     right.plot(objects, queries, "o", color="white", mec="red", mew=2, ms=9)

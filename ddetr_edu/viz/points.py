@@ -18,8 +18,8 @@ def plot_sampling_points(
 ) -> tuple[Picture, list[dict[str, np.ndarray]]]:
     """Draw one query's sampling points, one panel for each level or for each head.
 
-    The cross is the reference point. Each dot is a point that was read: the larger and the paler,
-    the more it counts. A dot outside the frame reads zeros.
+    The cross is the reference point. Each dot is a point that was read: the larger and the
+    more yellow, the more it counts. A dot well outside the frame reads zeros.
 
     Convention: places are (x, y), fractions of the picture's width and height, x to the right
     and y down. Where a batch was padded, give the padded picture.
