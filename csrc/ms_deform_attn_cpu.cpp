@@ -33,6 +33,10 @@ namespace ddetr {
 namespace {
 
 constexpr int BLOCK = 16;  // points located together: one AVX-512 register of floats
+constexpr int CACHE_LINE = 64;
+// One head's points of consecutive queries lie too far apart for the processor to foresee them, so
+// they are asked for so many queries before their turn.
+constexpr int QUERIES_AHEAD = 8;
 
 int thread_number() {
 #ifdef _OPENMP
@@ -177,6 +181,12 @@ std::vector<Scratch<T>> scratches(int threads, std::ptrdiff_t size, bool with_gr
 // Whether there are enough points to make up for copying a head first. Few are read in place.
 bool copying_pays(const Sizes& s) { return s.queries * s.levels * s.points > s.tokens; }
 
+// Ask the memory for memory[0 ... count) before it is needed. Beyond the end that does no harm.
+template <typename T>
+void fetch(const T* memory, int count) {
+  for (int i = 0; i < count; i += CACHE_LINE / int(sizeof(T))) __builtin_prefetch(memory + i);
+}
+
 // WIDTH channels of the output of head m of image n, for some of the queries.
 template <typename T, int WIDTH, typename AnyHead>
 void forward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std::ptrdiff_t n,
@@ -185,6 +195,9 @@ void forward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std
   const int n_points = s.levels * s.points;
   for (std::ptrdiff_t q = first_query; q < end_query; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
+    const std::ptrdiff_t later = row + QUERIES_AHEAD * s.heads;
+    fetch(locations + 2 * later * n_points, 2 * n_points);
+    fetch(weights + later * n_points, n_points);
     auto upper = Row<T, WIDTH>::zeros(), lower = upper;  // two sums: neither waits for the other
     for (int first = 0; first < n_points; first += BLOCK) {
       const std::ptrdiff_t point = row * n_points + first;
@@ -239,6 +252,12 @@ void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, st
 
   for (std::ptrdiff_t q = 0; q < s.queries; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
+    const std::ptrdiff_t later = row + QUERIES_AHEAD * s.heads;
+    fetch(locations + 2 * later * n_points, 2 * n_points);
+    fetch(weights + later * n_points, n_points);
+    fetch(grad_locations + 2 * later * n_points, 2 * n_points);
+    fetch(grad_weights + later * n_points, n_points);
+    fetch(grad_output + later * s.channels, WIDTH);
     const R grad = R::load(grad_output + row * s.channels);
     for (int first = 0; first < n_points; first += BLOCK) {
       const std::ptrdiff_t point = row * n_points + first;

@@ -1,0 +1,50 @@
+"""The benchmark measures what it says, and README's table is made from its results."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from ddetr_edu import bench
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = runpy.run_path(str(ROOT / "benchmarks/readme_table.py"))
+
+
+def test_a_benchmark_leaves_a_table_a_picture_and_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "LEVELS", [(5, 7), (3, 2)])
+    monkeypatch.setattr(bench, "QUERIES", {"encoder": 41, "decoder": 3})
+    config = bench.BenchConfig(
+        backends=("grid_sample", "naive"), shapes=("decoder",), places=("initial", "near"),
+        rounds=1, images=1, out=tmp_path / "speed",
+    )
+    results = bench.bench_attention(config)
+    assert len(results["cases"]) == 2 * 2 * 3  # places x backends x directions
+    assert all(case["max_error"] < 1e-4 for case in results["cases"])
+    naive = [case for case in results["cases"] if case["backend"] == "naive"]
+    assert all(case["ratio"] < 1 for case in naive)  # plain loops are slower, by a lot
+    assert results["machine"]["date"] and results["machine"]["processor"]
+    assert json.loads((tmp_path / "speed.json").read_text()) == results
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 12
+
+
+@pytest.mark.parametrize(
+    "setting", [{"backends": ("gpu",)}, {"places": ("moon",)}, {"rounds": 0}, {"threads": (0,)}]
+)
+def test_a_wrong_setting_is_named(setting):
+    with pytest.raises(ValueError, match=f"--{next(iter(setting))}|backend"):
+        bench.BenchConfig(**setting)
+
+
+def test_the_readme_table_is_put_between_its_comments():
+    results = json.loads((ROOT / "benchmarks/results/attention.json").read_text())
+    table = PROGRAM["speed_table"](results)
+    assert "| encoder | 2 px around |" in table and results["machine"]["date"] in table
+    begin, end = PROGRAM["BEGIN"], PROGRAM["END"]
+    once = PROGRAM["with_table"](f"above\n{begin}\nold\n{end}\nbelow\n", table)
+    assert once == f"above\n{begin}\n{table}\n{end}\nbelow\n"
+    assert PROGRAM["with_table"](once, table) == once
+    with pytest.raises(ValueError, match="speed table"):
+        PROGRAM["with_table"]("a README without comments", table)
