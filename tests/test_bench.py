@@ -16,8 +16,12 @@ def test_a_benchmark_leaves_a_table_a_picture_and_json(tmp_path, monkeypatch, ca
     monkeypatch.setattr(bench, "LEVELS", [(5, 7), (3, 2)])
     monkeypatch.setattr(bench, "QUERIES", {"encoder": 41, "decoder": 3})
     config = bench.BenchConfig(
-        backends=("grid_sample", "naive"), shapes=("decoder",), places=("initial", "near"),
-        rounds=1, images=1, out=tmp_path / "speed",
+        backends=("grid_sample", "naive"),
+        shapes=("decoder",),
+        places=("initial", "near"),
+        rounds=1,
+        images=1,
+        out=tmp_path / "speed",
     )
     results = bench.bench_attention(config)
     assert len(results["cases"]) == 2 * 2 * 3  # places x backends x directions

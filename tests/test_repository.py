@@ -102,3 +102,12 @@ def test_imports_run_one_way():
         elif part in order:
             later = {name for name in used if order.get(name, -1) > order[part]}
             assert not later, f"{module} imports {later}"
+
+
+def test_the_python_of_the_readme_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["output"].shape == (2, 10, 8 * 32)
+    assert set(names["found"][0]) == {"boxes", "scores", "labels", "queries"}
+    assert "encoder.layers.0.self_attn" in capsys.readouterr().out
