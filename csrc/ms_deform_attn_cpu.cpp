@@ -239,16 +239,15 @@ void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T
   }
 }
 
-// All that head m of image n has: its part of grad_value is written, and for each of its points
-// the gradients of location and weight are added to what an earlier piece of D has left there.
-template <typename T, int WIDTH, typename AnyHead>
+// For each point of head m of image n: its gradient is added to the rows it read, which
+// grad_row(token) finds, and the gradients of its location and weight to what an earlier piece of D
+// has left there.
+template <typename T, int WIDTH, typename AnyHead, typename GradRow>
 void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std::ptrdiff_t n,
                    std::ptrdiff_t m, const T* grad_output, const T* locations, const T* weights,
-                   T* grad_value, T* grad_locations, T* grad_weights, T* grad_head,
-                   bool first_piece) {
+                   GradRow grad_row, T* grad_locations, T* grad_weights, bool first_piece) {
   using R = Row<T, WIDTH>;
   const int n_points = s.levels * s.points;
-  std::fill_n(grad_head, (s.tokens + 1) * WIDTH, T(0));
 
   for (std::ptrdiff_t q = 0; q < s.queries; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
@@ -269,7 +268,7 @@ void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, st
       for (int p = 0; p < block.count; ++p) {
         for (int c = 0; c < CORNERS; ++c) {
           products[c][p] = grad.products(head.read(block.token[c][p]));
-          T* owed_to = grad_head + std::ptrdiff_t(block.token[c][p]) * WIDTH;
+          T* owed_to = grad_row(block.token[c][p]);
           R owed = R::load(owed_to);
           owed.add(block.counts[c][p], grad);
           owed.store(owed_to);
@@ -297,28 +296,37 @@ void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, st
       }
     }
   }
-  T* grad_there = grad_value + (n * s.tokens * s.heads + m) * s.channels;
-  for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
-    R::load(grad_head + token * WIDTH).store(grad_there + token * s.heads * s.channels);
 }
 
 template <typename T, int WIDTH>
 void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, const T* value,
                     const T* locations, const T* weights, T* grad_value, T* grad_locations,
                     T* grad_weights, std::ptrdiff_t channel, int threads) {
-  const auto scratch = scratches<T>(threads, (s.tokens + 1) * WIDTH, true);
+  const auto scratch =
+      scratches<T>(copying_pays(s) ? threads : 0, (s.tokens + 1) * WIDTH, true);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm) {
-    const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads;
-    const Scratch<T>& own = scratch[thread_number()];
-    const auto run = [&](const auto& head) {
-      backward_head<T, WIDTH>(s, levels, head, n, m, grad_output + channel, locations, weights,
-                              grad_value + channel, grad_locations, grad_weights, own.grad.get(),
-                              channel == 0);
-    };
+    const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads, step = s.heads * s.channels;
     const auto head = head_of<T, WIDTH>(s, value, n, m, channel);
-    if (copying_pays(s)) run(CopiedHead<T, WIDTH>(head, own.value.get()));
-    else run(head);
+    T* const there = grad_value + n * s.tokens * step + m * s.channels + channel;
+    const auto run = [&](const auto& any_head, const auto& grad_row) {
+      backward_head<T, WIDTH>(s, levels, any_head, n, m, grad_output + channel, locations, weights,
+                              grad_row, grad_locations, grad_weights, channel == 0);
+    };
+    if (copying_pays(s)) {
+      const Scratch<T>& own = scratch[thread_number()];
+      T* const grad = own.grad.get();
+      std::fill_n(grad, (s.tokens + 1) * WIDTH, T(0));
+      run(CopiedHead<T, WIDTH>(head, own.value.get()),
+          [=](int token) { return grad + std::ptrdiff_t(token) * WIDTH; });
+      for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
+        Row<T, WIDTH>::load(grad + token * WIDTH).store(there + token * step);
+    } else {
+      T forgotten[WIDTH] = {};  // what falls outside every level
+      for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
+        Row<T, WIDTH>::zeros().store(there + token * step);
+      run(head, [&](int token) { return token == head.nowhere ? forgotten : there + token * step; });
+    }
   }
 }
 

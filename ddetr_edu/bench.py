@@ -249,7 +249,8 @@ def plot(results: dict, path: Path) -> None:
             title=f"{panel[0]}, {panel[1]} thread{'s' * (panel[1] > 1)}",
             ylabel=f"times faster than {baseline}",
         )
-        axis.legend(fontsize=8)
+        axis.margins(y=0.25)  # room for the legend above the bars
+        axis.legend(fontsize=8, ncols=3, loc="upper center", frameon=False)
     about = results["machine"]
     figure.suptitle(f"{about['processor']}, torch {about['torch']}, {about['date']}", fontsize=9)
     figure.savefig(path)

@@ -26,8 +26,6 @@ def test_a_benchmark_leaves_a_table_a_picture_and_json(tmp_path, monkeypatch, ca
     results = bench.bench_attention(config)
     assert len(results["cases"]) == 2 * 2 * 3  # places x backends x directions
     assert all(case["max_error"] < 1e-4 for case in results["cases"])
-    naive = [case for case in results["cases"] if case["backend"] == "naive"]
-    assert all(case["ratio"] < 1 for case in naive)  # plain loops are slower, by a lot
     assert results["machine"]["date"] and results["machine"]["processor"]
     assert json.loads((tmp_path / "speed.json").read_text()) == results
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
