@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
 from ddetr_edu.attention import capture
+from ddetr_edu.attention.build import BuildError
 from ddetr_edu.bench import BenchConfig, bench_attention
 from ddetr_edu.data import CocoDetection, held_out_scenes, write_shapes_set
 from ddetr_edu.doctor import examine
@@ -35,7 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog, arguments = f"ddetr {arguments[0]}", arguments[1:]
     try:
         parse(commands, prog, about, arguments)()
-    except (ValueError, OSError) as error:
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        BuildError,
+        MemoryError,
+        torch.OutOfMemoryError,
+    ) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -69,10 +77,11 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise  # --help
-        # tyro frames its complaint and adds help below a rule; the first lines say what is wrong.
-        inside = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:-1]]
-        rule = next((n for n, line in enumerate(inside) if line.startswith("──")), len(inside))
-        raise ValueError(f"{' '.join(inside[:rule])} (see {prog} --help)") from None
+        # tyro frames its complaint, with a title above and help below a rule.
+        lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:]]
+        sections = "\n".join("" if set(line) <= set("─-╰╯") else line for line in lines)
+        said = sections.strip().split("\n\n")[0].replace("\n", " ")
+        raise ValueError(f"{said} (see {prog} --help)") from None
 
 
 def run_doctor() -> None:

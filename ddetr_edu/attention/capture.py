@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,12 @@ def capture(model: nn.Module) -> Iterator[list[AttentionRecord]]:
     names = {module: name for name, module in attentions}
 
     def remember(module, args, kwargs, output):
-        query, reference_points, _, spatial_shapes = _four(*args, **kwargs)
+        given = signature(module.forward).bind(*args, **kwargs).arguments
+        reference_points, spatial_shapes = given["reference_points"], given["spatial_shapes"]
         with torch.no_grad():
-            offsets, locations, weights = module.look(query, reference_points, spatial_shapes)
+            offsets, locations, weights = module.look(
+                given["query"], reference_points, spatial_shapes
+            )
         records.append(
             AttentionRecord(
                 names[module],
@@ -63,7 +67,3 @@ def capture(model: nn.Module) -> Iterator[list[AttentionRecord]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _four(query, reference_points, value, spatial_shapes, padding_mask=None):
-    return query, reference_points, value, spatial_shapes

@@ -27,9 +27,14 @@ def sampling_locations(
     reference_points: (N, Lq, L, 2) or (N, Lq, L, 4)
     offsets:          (N, Lq, M, L, P, 2)
     Returns:          (N, Lq, M, L, P, 2)
-    Raises: ValueError if the last axis of reference_points is neither 2 nor 4.
+    Raises: ValueError if the levels differ in number, or reference_points ends in neither 2 nor 4.
     Source: paper, equation 3 and appendix A.4; ms_deform_attn.py of the official code.
     """
+    if not reference_points.shape[2] == offsets.shape[3] == len(spatial_shapes):
+        raise ValueError(
+            f"reference_points has {reference_points.shape[2]} levels, offsets {offsets.shape[3]} "
+            f"and spatial_shapes {len(spatial_shapes)}; they must be the same levels"
+        )
     reference = reference_points[:, :, None, :, None, :]  # (N, Lq, 1, L, 1, 2 or 4)
     if reference.shape[-1] == 2:
         sizes = [(w, h) for h, w in spatial_shapes]

@@ -62,6 +62,9 @@ class MSDeformAttn(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Where each query looks and how much each point counts; no value is read yet.
 
+        Convention: as in `sampling_locations`.
+
+        query (N, Lq, C); reference_points (N, Lq, L, 2 or 4); spatial_shapes [(H, W), ...]
         Returns: offsets (N, Lq, M, L, P, 2) in pixels, sampling locations (N, Lq, M, L, P, 2) as
             fractions of their level, attention weights (N, Lq, M, L, P).
         """
@@ -106,6 +109,21 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(output)
 
     def _check(self, query, reference_points, value, spatial_shapes, padding_mask) -> None:
+        weight = self.value_proj.weight
+        for name, tensor in (
+            ("query", query), ("value", value), ("reference_points", reference_points),
+        ):  # fmt: skip
+            if tensor.device != weight.device:
+                raise ValueError(
+                    f"{name} is on {tensor.device}, but this module is on {weight.device}; "
+                    "move one to the other"
+                )
+            autocast = torch.is_autocast_enabled(weight.device.type)
+            if tensor.dtype != weight.dtype and not autocast and name != "reference_points":
+                raise TypeError(
+                    f"{name} is {tensor.dtype}, but this module computes in {weight.dtype}; "
+                    "convert one to the other"
+                )
         for name, tensor in (("query", query), ("value", value)):
             if tensor.dim() != 3 or tensor.shape[-1] != self.d_model:
                 raise ValueError(

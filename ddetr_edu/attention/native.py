@@ -5,7 +5,7 @@ module makes the tensors dense, hands them over, and tells torch how the operati
 """
 
 import ctypes
-import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +74,20 @@ def kernel() -> Kernel:
     return _start()[0]
 
 
-@functools.cache
 def _start() -> tuple[Kernel | None, torch.library.Library | None, BuildError | None]:
     """Compile, load and register, once per process; a failure is remembered like a success."""
-    try:
-        return _load(), _register(), None
-    except BuildError as problem:
-        return None, None, problem
+    if not _started:
+        with _one_at_a_time:
+            if not _started:
+                try:
+                    _started.append((_load(), _register(), None))
+                except BuildError as problem:
+                    _started.append((None, None, problem))
+    return _started[0]
+
+
+_started: list = []  # what `_start` found, once it has run
+_one_at_a_time = threading.Lock()  # an operation can be registered only once
 
 
 def _load() -> Kernel:

@@ -168,9 +168,14 @@ def check_arguments(
             f"value is on {value.device}, sampling_locations on {locations.device}, "
             f"attention_weights on {weights.device}; move them to one device"
         )
-    if locations.dtype != weights.dtype or not (
-        value.dtype == locations.dtype
-        or (value.dtype in (torch.float16, torch.bfloat16) and locations.dtype == torch.float32)
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if (
+        locations.dtype not in floats
+        or locations.dtype != weights.dtype
+        or not (
+            value.dtype == locations.dtype
+            or (value.dtype in (torch.float16, torch.bfloat16) and locations.dtype == torch.float32)
+        )
     ):
         raise TypeError(
             f"value is {value.dtype}, sampling_locations {locations.dtype}, attention_weights "

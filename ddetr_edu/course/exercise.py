@@ -1,6 +1,6 @@
 """An exercise: runs a learner's answer, says whether it is right and, if not, why.
 
-An answer is run on several random inputs whose axes all have different lengths, and compared with
+An answer is run on several inputs of different shapes, random where they can be, and compared with
 the reference solution. If it is wrong, it is compared with the usual mistakes as well: one that
 gives the very same wrong numbers is named.
 """

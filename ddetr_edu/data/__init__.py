@@ -1,6 +1,6 @@
 """Pictures and their boxes: COCO's format, drawn shapes, and what goes into a batch."""
 
-from ddetr_edu.data.coco import CocoDetection, DataError
+from ddetr_edu.data.coco import CocoDetection, DataError, to_rgb
 from ddetr_edu.data.shapes import (
     CATEGORIES,
     Scene,
@@ -22,6 +22,7 @@ __all__ = [
     "draw_scene",
     "held_out_scenes",
     "light_augmentation",
+    "to_rgb",
     "write_shapes",
     "write_shapes_set",
 ]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
@@ -142,6 +143,13 @@ def coco_ground_truth(
     return coco
 
 
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any Pillow picture in RGB; 16-bit grey is scaled to 8 bits, which Pillow alone would clip."""
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) // 257).clip(0, 255).astype(np.uint8))
+    return picture.convert("RGB")
+
+
 def _find_annotations(root: Path, split: str) -> Path:
     folder = root / "annotations"
     if not folder.is_dir():
@@ -231,6 +239,12 @@ def _check_annotation(annotation: dict, images: dict, categories: dict, where: P
     x, y, w, h = box
     if w <= 0 or h <= 0:
         raise DataError(f"{this} of no width or height; correct it or remove the annotation")
+    area, crowd = annotation.get("area", 1.0), annotation.get("iscrowd", 0)
+    if type(area) not in (int, float) or not math.isfinite(area) or crowd not in (0, 1):
+        raise DataError(
+            f"{this} with area {area!r} and iscrowd {crowd!r}; area is a number, iscrowd 0 or 1: "
+            "correct them or leave them out"
+        )
     width, height = images[image_id]["width"], images[image_id]["height"]
     overshoot = max(-x, -y, x + w - width, y + h - height)
     outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
@@ -247,7 +261,7 @@ def _read_image(path: Path, size: tuple[int, int]) -> tv_tensors.Image:
         with Image.open(path) as picture:
             found = (picture.height, picture.width)
             if found == size:
-                return to_image(picture.convert("RGB"))
+                return to_image(to_rgb(picture))
     # Pillow has no common ancestor for what a damaged file can raise.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as a picture ({error}); copy it anew") from error

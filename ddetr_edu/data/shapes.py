@@ -155,7 +155,7 @@ class Shapes(Dataset):
 
 
 def held_out_scenes(count: int = 200) -> Shapes:
-    """Scenes to evaluate on, which no training on `Shapes(length, seed)` or its files has seen."""
+    """Scenes to evaluate on, which no training run on generated scenes has seen."""
     return Shapes(count, VAL_SEED_OFFSET)
 
 
@@ -208,6 +208,10 @@ def write_shapes_set(folder: str | Path, train: int = 96, val: int = 32, seed: i
 
     Raises as `write_shapes` does, before anything is written if either split is there already.
     """
+    if train < 1 or val < 1:
+        raise ValueError(f"{train} + {val} pictures were asked for; each split needs at least 1")
+    if not 0 <= seed < VAL_SEED_OFFSET:
+        raise ValueError(f"the seed is {seed}; it must lie in 0 to {VAL_SEED_OFFSET - 1}")
     for split in ("train", "val"):
         _refuse_to_overwrite(Path(folder), split)
     write_shapes(folder, "train", train, seed)

@@ -49,6 +49,7 @@ class ResNetBackbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first."""
         return list(self.body(images).values())
 
     def load_imagenet(self) -> None:
@@ -86,6 +87,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride), rounded up."""
         out = self.norm1(self.conv1(x)).relu()
         out = self.norm2(self.conv2(out))
         return (out + self.shortcut(x)).relu()
@@ -117,6 +119,7 @@ class TinyBackbone(nn.Module):
         ])  # fmt: skip
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first."""
         x = self.stem(images)
         maps = []
         for stage in self.stages:

@@ -40,6 +40,12 @@ class DecoderLayer(nn.Module):
         spatial_shapes: SpatialShapes,
         padding_mask: Tensor,
     ) -> Tensor:
+        """One round for all queries.
+
+        content, position (N, Lq, C); reference_points (N, Lq, L, 2 or 4), fractions of each padded
+        level; memory (N, S, C); padding_mask (N, S), True = padding
+        Returns: the new content (N, Lq, C)
+        """
         query = content + position
         heard, _ = self.self_attn(query, query, content, need_weights=False)
         content = self.self_attn_norm(content + self.dropout(heard))

@@ -17,6 +17,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)"""
         return self.linear2(self.dropout(self.linear1(x).relu()))
 
 
@@ -40,6 +41,7 @@ class EncoderLayer(nn.Module):
         spatial_shapes: SpatialShapes,
         padding_mask: Tensor,
     ) -> Tensor:
+        """tokens, position (N, S, C); references (N, S, L, 2); padding_mask (N, S) -> (N, S, C)."""
         read = self.self_attn(
             tokens + position, reference_points, tokens, spatial_shapes, padding_mask
         )

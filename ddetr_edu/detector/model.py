@@ -54,6 +54,7 @@ class InputProjection(nn.Module):
             nn.init.zeros_(convolution.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (N, C_i, H_i, W_i), finest first -> L maps (N, C, H_l, W_l)."""
         inputs = maps[-self.n_backbone :]
         levels = []
         for index, project in enumerate(self.levels):
@@ -102,7 +103,7 @@ class DeformableDETR(nn.Module):
         images:       (N, 3, H, W), normalised; a smaller picture fills the top left corner
         padding_mask: (N, H, W) bool, True = padding
         Returns: Predictions, boxes as fractions of each picture without its padding.
-        Raises: ValueError if images and mask do not belong together.
+        Raises: ValueError or TypeError if images, mask and model do not belong together.
         """
         self._check(images, padding_mask)
         levels = self.input_projection(self.backbone(images))  # L x (N, C, H_l, W_l)
@@ -129,6 +130,17 @@ class DeformableDETR(nn.Module):
             raise ValueError(
                 f"images is {images.dtype} of shape {tuple(images.shape)}, but the model takes "
                 "normalised floating-point images (N, 3, H, W)"
+            )
+        weight = self.level_embedding
+        if images.device != weight.device or padding_mask.device != weight.device:
+            raise ValueError(
+                f"images are on {images.device} and padding_mask on {padding_mask.device}, but the "
+                f"model is on {weight.device}; move them to one device"
+            )
+        if images.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+            raise TypeError(
+                f"images are {images.dtype}, but the model computes in {weight.dtype}; convert one "
+                "to the other"
             )
         expected = (images.shape[0], *images.shape[2:])
         if padding_mask.shape != expected or padding_mask.dtype != torch.bool:

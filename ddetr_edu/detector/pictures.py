@@ -33,7 +33,8 @@ class PictureSize:
     def fit(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that a picture of this size is resized to; its shape is kept.
 
-        The long side is rounded down, as officially: 375 x 500 at 800 becomes 800 x 1066.
+        The long side is rounded down, as officially: 375 x 500 at 800 becomes 800 x 1066. It never
+        exceeds long_side, which the official code overshoots by a pixel now and then.
         """
         short, long = min(height, width), max(height, width)
         side = self.short_side
@@ -83,7 +84,7 @@ def best_detections(
     sizes: (H, W) of each original picture
     Returns: per picture "boxes" (k, 4) xyxy in pixels, inside the picture, "scores" (k,) from high
         to low, "classes" (k,) indices of the class output, "queries" (k,) the query of each.
-    Source: PostProcess of the official deformable_detr.py.
+    Source: PostProcess of the official deformable_detr.py, which does not clip.
     """
     n_images, n_queries, n_classes = predictions.logits.shape
     scores = predictions.logits.sigmoid().flatten(1)  # (N, Lq*K)

@@ -27,6 +27,7 @@ class LearnedQueries(nn.Module):
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, n_images: int) -> Queries:
+        """The same queries for each of n_images pictures."""
         embedding = self.embedding.weight.expand(n_images, -1, -1)  # (N, Lq, 2C)
         position, content = embedding.chunk(2, dim=-1)
         return Queries(content, position, self.reference_points(position).sigmoid())

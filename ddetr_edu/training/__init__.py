@@ -5,13 +5,13 @@ from ddetr_edu.training.detector import Detector, load_picture
 from ddetr_edu.training.evaluate import evaluate
 from ddetr_edu.training.loop import TrainConfig, train
 from ddetr_edu.training.losses import detection_losses, layer_losses
-from ddetr_edu.training.matching import Weights, label_cost, match, matching_cost
+from ddetr_edu.training.matching import LossWeights, label_cost, match, matching_cost
 
 __all__ = [
     "CheckpointError",
     "Detector",
+    "LossWeights",
     "TrainConfig",
-    "Weights",
     "detection_losses",
     "evaluate",
     "label_cost",

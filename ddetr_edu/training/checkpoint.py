@@ -82,7 +82,7 @@ def load(path: str | Path) -> Detector:
         model.load_state_dict(content["model"])
         detector = Detector(model, content["categories"], PictureSize(**content["size"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
             f"{path} does not fit this version of the library ({reason}); train it anew, or use "
             "the version that wrote it"

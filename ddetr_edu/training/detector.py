@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ddetr_edu.data import to_rgb
 from ddetr_edu.detector import (
     DeformableDETR,
     PictureSize,
@@ -21,7 +22,7 @@ from ddetr_edu.detector import (
     to_floats,
 )
 from ddetr_edu.training.losses import detection_losses
-from ddetr_edu.training.matching import Weights
+from ddetr_edu.training.matching import LossWeights
 
 
 class Detector(nn.Module):
@@ -37,7 +38,7 @@ class Detector(nn.Module):
         model: DeformableDETR,
         categories: Mapping[int, str] | Sequence[str],
         size: PictureSize | None = None,
-        weights: Weights | None = None,
+        loss_weights: LossWeights | None = None,
     ):
         super().__init__()
         if not isinstance(categories, Mapping):
@@ -50,7 +51,7 @@ class Detector(nn.Module):
         self.model = model
         self.categories = dict(categories)
         self.size = size or PictureSize()
-        self.weights = weights or Weights()
+        self.loss_weights = loss_weights or LossWeights()
         self.labels = list(self.categories)  # class output -> label
 
     def forward(
@@ -65,10 +66,13 @@ class Detector(nn.Module):
             "queries" (k,), the decoder query of each.
         Raises: ValueError, naming the picture, for images or targets that cannot be used.
         """
+        if isinstance(images, Tensor):
+            raise ValueError("images is one tensor; the detector takes a list of (3, H, W) images")
         if not images:
             raise ValueError("the list of images is empty; the detector takes one or more")
+        device = next(self.model.parameters()).device
         for n, image in enumerate(images):
-            check_image(image, n)
+            check_image(image, n, device)
         sizes = [tuple(image.shape[-2:]) for image in images]
         if not self.training:
             detections = best_detections(self.model(*make_batch(images, self.size)), sizes)
@@ -87,8 +91,12 @@ class Detector(nn.Module):
                 f"in training mode {len(images)} images need as many targets, but there are "
                 f"{'none' if targets is None else len(targets)}; call .eval() to detect"
             )
-        inside = [self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes))]  # noqa: B905
-        return detection_losses(self.model(*make_batch(images, self.size)), inside, self.weights)
+        inside = [
+            self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))
+        ]
+        return detection_losses(
+            self.model(*make_batch(images, self.size)), inside, self.loss_weights
+        )
 
     @torch.no_grad()
     def predict(
@@ -115,6 +123,8 @@ class Detector(nn.Module):
             if name not in target:
                 raise ValueError(f'target {n} has no "{name}"; it needs "boxes" and "labels"')
         boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
+        if boxes.numel() == 0:
+            boxes = boxes.reshape(0, 4)
         if boxes.dim() != 2 or boxes.shape[-1] != 4 or len(boxes) != len(labels):
             raise ValueError(
                 f"target {n} has boxes of shape {tuple(boxes.shape)} and {len(labels)} labels; "
@@ -140,8 +150,12 @@ class Detector(nn.Module):
         }
 
 
-def check_image(image: Tensor, n: int) -> None:
-    """Raise ValueError, in one sentence, unless image is (3, H, W) of floats."""
+def check_image(image: Tensor, n: int, device: torch.device) -> None:
+    """Raise ValueError, in one sentence, unless image is (3, H, W) of floats on this device."""
+    if image.device != device:
+        raise ValueError(
+            f"image {n} is on {image.device}, but the detector on {device}; move one to the other"
+        )
     if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise ValueError(
             f"image {n} has shape {tuple(image.shape)}; the detector takes (3, H, W), RGB"
@@ -165,6 +179,9 @@ def load_picture(picture: str | Path | PIL.Image.Image) -> Tensor:
             picture = PIL.Image.open(path)
             picture.load()
         except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-    picture = PIL.ImageOps.exif_transpose(picture).convert("RGB")
+            raise ValueError(
+                f"{path} cannot be read as a picture ({type(error).__name__}); give a JPEG, a PNG "
+                "or another format that Pillow reads"
+            ) from None
+    picture = to_rgb(PIL.ImageOps.exif_transpose(picture))
     return to_floats(pil_to_tensor(picture))

@@ -27,7 +27,8 @@ def check_dataset(detector: Detector, dataset) -> None:
             f"the data set has the category {label} ({name}), which this detector was not trained "
             f"for; it knows {len(detector.categories)}: "
             f"{', '.join(list(detector.categories.values())[:10])}"
-            f"{', ...' if len(detector.categories) > 10 else ''}"
+            f"{', ...' if len(detector.categories) > 10 else ''}; evaluate on data with those "
+            "categories, or train a detector on this data"
         )
 
 

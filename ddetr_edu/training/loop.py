@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ddetr_edu.data import CocoDetection, Shapes, collate, held_out_scenes, light_augmentation
+from ddetr_edu.data.shapes import VAL_SEED_OFFSET
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
 from ddetr_edu.training.checkpoint import save
 from ddetr_edu.training.detector import Detector
@@ -49,8 +50,13 @@ class TrainConfig:
             raise ValueError("say how long to train: give --minutes or --steps, and not both")
         for name in ("minutes", "steps", "batch", "overfit", "eval_every"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN is not above 0 either
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        if not 0 <= self.seed < VAL_SEED_OFFSET:
+            raise ValueError(
+                f"--seed is {self.seed}; it must lie in 0 to {VAL_SEED_OFFSET - 1}: higher ones "
+                "draw the scenes that are held out for evaluation"
+            )
 
 
 class NonFiniteLoss(ValueError):
@@ -105,6 +111,10 @@ def train(config: TrainConfig) -> dict[str, float]:
 
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(asdict(config), default=str, indent=2))
+    checkpoint = config.out / "checkpoint.pt"
+    if checkpoint.exists():
+        checkpoint.replace(config.out / "previous.pt")
+        print(f"{config.out} holds an earlier run; its checkpoint is now previous.pt")
     log = config.out / "metrics.jsonl"
     log.write_text("")
     report(config, training_set, validation_set, detector, device)
@@ -115,9 +125,7 @@ def train(config: TrainConfig) -> dict[str, float]:
 
     def save_and_evaluate() -> tuple[dict[str, float], str]:
         with clock.paused():
-            save(
-                config.out / "checkpoint.pt", detector, step=clock.step
-            )  # first: it must not be lost
+            save(checkpoint, detector, step=clock.step)  # first: it must not be lost
             metrics, table = evaluate(detector, validation_set, config.batch, progress=False)
             write_line(log, {"step": clock.step, "minutes": clock.minutes, **metrics})
             plot_curves(log, config.out / "curves.png")
@@ -225,7 +233,7 @@ def batches(dataset, config: TrainConfig) -> Iterator[tuple[list[Tensor], list[d
     Generated scenes come in the order of their numbers: they are random already.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    in_order = isinstance(dataset, Shapes)
+    in_order = len(dataset) == ENDLESS
     batch = min(config.batch, len(dataset))
     loader = DataLoader(
         dataset,
@@ -245,8 +253,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # the meta device, for one, holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f'the device "{name}" cannot be used ({reason}); --device cpu always works'

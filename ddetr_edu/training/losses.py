@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from ddetr_edu.detector import Predictions
-from ddetr_edu.training.matching import FOCAL_ALPHA, FOCAL_GAMMA, Weights, match
+from ddetr_edu.training.matching import FOCAL_ALPHA, FOCAL_GAMMA, LossWeights, match
 
 
 def layer_losses(
@@ -17,7 +17,7 @@ def layer_losses(
     boxes: Tensor,
     targets: list[dict[str, Tensor]],
     pairs: list[tuple[Tensor, Tensor]],
-    weights: Weights,
+    weights: LossWeights,
 ) -> dict[str, Tensor]:
     """The three weighted losses of one decoder layer.
 
@@ -56,7 +56,7 @@ def layer_losses(
 
 
 def detection_losses(
-    predictions: Predictions, targets: list[dict[str, Tensor]], weights: Weights | None = None
+    predictions: Predictions, targets: list[dict[str, Tensor]], weights: LossWeights | None = None
 ) -> dict[str, Tensor]:
     """All losses of a forward pass: those of the last layer and, auxiliary, of each earlier one.
 
@@ -66,7 +66,7 @@ def detection_losses(
     Returns: "loss_label", "loss_l1", "loss_giou", and the same with "_layer0", "_layer1", ... for
         the earlier layers. Their plain sum is what training minimises.
     """
-    weights = weights or Weights()
+    weights = weights or LossWeights()
     named = [("", predictions)]
     named += [(f"_layer{index}", layer) for index, layer in enumerate(predictions.aux)]
     losses = {}

@@ -15,7 +15,7 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """How much class, box distance and overlap count, in matching and in the loss alike."""
 
     label: float = 2.0
@@ -40,7 +40,7 @@ def label_cost(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def matching_cost(
-    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: Weights
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: LossWeights
 ) -> Tensor:
     """The cost of every pairing of a query with an object of one picture.
 
@@ -57,7 +57,7 @@ def matching_cost(
 
 @torch.no_grad()
 def match(
-    logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], weights: Weights
+    logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], weights: LossWeights
 ) -> list[tuple[Tensor, Tensor]]:
     """The assignment of lowest total cost: each object gets one query, no query two objects.
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import COLOURS, Picture, as_array, as_picture
+from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_picture
 
 
 def plot_boxes(
@@ -13,7 +13,7 @@ def plot_boxes(
     scores=None,
     categories: dict[int, str] | None = None,
     title: str | None = None,
-) -> tuple[Picture, dict[str, np.ndarray]]:
+) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw boxes over a picture, each with its name and, if there are any, its score.
 
     picture: PIL image, (3, H, W) tensor or (H, W, 3) array
@@ -37,7 +37,7 @@ def plot_boxes(
         f"{name} {score:.2f}".strip() for name, score in zip(names, as_array(scores), strict=True)
     ]  # fmt: skip
     labels = np.zeros(len(boxes), int) if labels is None else as_array(labels)
-    figure = Picture(6, 6 * height / width + (0.4 if title else 0.1))
+    figure = NotebookFigure(6, 6 * height / width + (0.4 if title else 0.1))
     axis = figure.subplots()
     axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
     for (x1, y1, x2, y2), label, text in zip(boxes, labels, texts, strict=True):

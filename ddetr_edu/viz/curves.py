@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ddetr_edu.viz.style import COLOURS, Picture
+from ddetr_edu.viz.style import COLOURS, NotebookFigure
 
 LOSSES = {"loss_label": "class", "loss_l1": "L1", "loss_giou": "GIoU"}
 
 
 def plot_curves(
     log: str | Path, path: str | Path | None = None
-) -> tuple[Picture, dict[str, np.ndarray]]:
+) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw a run's metrics.jsonl: the last layer's losses on the left, AP on the right.
 
     path: where to write the figure as PNG, if given
@@ -23,7 +23,7 @@ def plot_curves(
         name: np.array([(l["step"], l[name]) for l in lines if name in l]).reshape(-1, 2)
         for name in (*LOSSES, "AP", "AP50")
     }
-    figure = Picture(9, 3.4)
+    figure = NotebookFigure(9, 3.4)
     left, right = figure.subplots(1, 2)
     for colour, (name, label) in zip(COLOURS, LOSSES.items(), strict=False):
         if len(curves[name]):

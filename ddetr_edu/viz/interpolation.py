@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ddetr_edu.viz.style import Picture, as_array
+from ddetr_edu.viz.style import NotebookFigure, as_array
 
 
 def plot_between_pixels(
     feature_map, read, places=(), steps: int = 8
-) -> tuple[Picture, dict[str, np.ndarray]]:
+) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw a small map as it is stored beside what is read from it everywhere, border included.
 
     Convention: places are (x, y) in [0, 1] of the map, x to the right and y down.
@@ -24,7 +24,7 @@ def plot_between_pixels(
     columns = (np.arange((width + 1) * steps) + 0.5) / steps - 0.5
     rows = (np.arange((height + 1) * steps) + 0.5) / steps - 0.5
     between = np.array([[float(read(c / width, r / height)) for c in columns] for r in rows])
-    figure = Picture(8.4, 3.6)
+    figure = NotebookFigure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
     low, high = min(0.0, stored.min()), stored.max()
     frame = (-0.5, width + 0.5, height + 0.5, -0.5)

@@ -3,12 +3,12 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import COLOURS, Picture, as_array, as_picture
+from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_picture
 
 
 def plot_matching(
     picture, boxes, target_boxes, cost, queries, objects, title: str | None = None
-) -> tuple[Picture, dict[str, np.ndarray]]:
+) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw predicted boxes, objects and the lines that match them; beside it every cost.
 
     Objects are drawn solid and labelled with their number and their query's, queries dashed in the
@@ -25,7 +25,7 @@ def plot_matching(
     height, width = pixels.shape[:2]
     boxes, target_boxes, cost = as_array(boxes), as_array(target_boxes), as_array(cost)
     queries, objects = as_array(queries), as_array(objects)
-    figure = Picture(9.6, 4.2)
+    figure = NotebookFigure(9.6, 4.2)
     left, right = figure.subplots(1, 2)
     left.imshow(0.35 + 0.65 * pixels, extent=(0, width, height, 0))
 

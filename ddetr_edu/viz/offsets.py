@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ddetr_edu.viz.style import COLOURS, Picture, as_array
+from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array
 
 
-def plot_offsets(offsets, title: str | None = None) -> tuple[Picture, np.ndarray]:
+def plot_offsets(offsets, title: str | None = None) -> tuple[NotebookFigure, np.ndarray]:
     """Draw the offsets of one level around their reference point, one colour for each head.
 
     Convention: (dx, dy) in pixels of the level, x to the right and y down, as in a picture.
@@ -19,7 +19,7 @@ def plot_offsets(offsets, title: str | None = None) -> tuple[Picture, np.ndarray
         raise ValueError(
             f"offsets has shape {offsets.shape}; it takes (M, P, 2): pick a query and a level first"
         )
-    figure = Picture(5.4, 4.4)
+    figure = NotebookFigure(5.4, 4.4)
     axis = figure.subplots()
     reach = max(1.0, np.abs(offsets).max()) + 0.7
     for m, ray in enumerate(offsets):

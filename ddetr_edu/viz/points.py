@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import WEIGHT_MAP, Picture, as_array, as_picture
+from ddetr_edu.viz.style import WEIGHT_MAP, NotebookFigure, as_array, as_picture
 
 
 def plot_sampling_points(
@@ -15,7 +15,7 @@ def plot_sampling_points(
     spatial_shapes: list[tuple[int, int]] | None = None,
     box=None,
     title: str | None = None,
-) -> tuple[Picture, list[dict[str, np.ndarray]]]:
+) -> tuple[NotebookFigure, list[dict[str, np.ndarray]]]:
     """Draw one query's sampling points, one panel for each level or for each head.
 
     The cross is the reference point. Each dot is a point that was read: the larger and the
@@ -67,7 +67,7 @@ def plot_sampling_points(
     rows = -(-len(panels) // columns)
     aspect = (high[1] - low[1]) / (high[0] - low[0])
     panel_width = 3.4 if columns > 1 else 5.0
-    figure = Picture(panel_width * columns + 0.9, rows * (panel_width * aspect + 0.35) + 0.5)
+    figure = NotebookFigure(panel_width * columns + 0.9, rows * (panel_width * aspect + 0.35) + 0.5)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     largest = float(weights.max())
     drawn = []

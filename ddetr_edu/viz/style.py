@@ -38,7 +38,7 @@ def as_picture(picture) -> np.ndarray:
     return pixels / 255.0 if pixels.dtype == np.uint8 else pixels.clip(0, 1)
 
 
-class Picture(Figure):
+class NotebookFigure(Figure):
     """A matplotlib figure that a notebook shows as it stands, without pyplot's global state."""
 
     def __init__(self, width: float, height: float):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ddetr_edu.viz.style import WEIGHT_MAP, Picture, as_array
+from ddetr_edu.viz.style import WEIGHT_MAP, NotebookFigure, as_array
 
 
-def plot_weights(weights, title: str | None = None) -> tuple[Picture, dict[str, np.ndarray]]:
+def plot_weights(weights, title: str | None = None) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw a query's weights: a row for each head, its levels and points side by side.
 
     weights: (M, L, P)
@@ -20,7 +20,7 @@ def plot_weights(weights, title: str | None = None) -> tuple[Picture, dict[str, 
     n_heads, n_levels, n_points = weights.shape
     table = weights.reshape(n_heads, -1)
     sums = table.sum(-1)
-    figure = Picture(8.4, 0.34 * n_heads + 1.3)
+    figure = NotebookFigure(8.4, 0.34 * n_heads + 1.3)
     axis = figure.subplots()
     image = axis.imshow(table, cmap=WEIGHT_MAP, vmin=0, vmax=table.max(), aspect="auto")
     for level in range(1, n_levels):

@@ -161,3 +161,16 @@ def test_backends_are_listed():
     listed = backends()
     assert set(listed) == {"naive", "grid_sample", "cpu"}
     assert listed["naive"].available and listed["grid_sample"].available
+
+
+def test_mismatched_types_and_devices_are_named_by_the_module(attention, inputs):
+    with pytest.raises(TypeError, match="value is torch.float64, but this module computes in"):
+        attention(**{**inputs, "value": inputs["value"].double()})
+    with pytest.raises(ValueError, match="query is on meta, but this module is on cpu"):
+        attention(**{**inputs, "query": inputs["query"].to("meta")})
+
+
+def test_whole_numbers_are_refused():
+    whole = {k: v.to(torch.int64) for k, v in arguments().items() if k != "spatial_shapes"}
+    with pytest.raises(TypeError, match="one floating type"):
+        ms_deform_attn(**whole, spatial_shapes=SHAPES)

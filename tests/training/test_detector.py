@@ -7,7 +7,7 @@ import torch
 from torchvision import tv_tensors
 
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, make_batch
-from ddetr_edu.training import Detector, Weights, detection_losses, load_picture
+from ddetr_edu.training import Detector, LossWeights, detection_losses, load_picture
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def test_targets_reach_the_losses_as_class_indices_and_fractions(
 
     monkeypatch.setattr("ddetr_edu.training.detector.detection_losses", spy)
     detector = build().train()
-    detector.weights = Weights(1.0, 2.0, 3.0)
+    detector.loss_weights = LossWeights(1.0, 2.0, 3.0)
     detector(pictures, targets)
     ((first, second), weights) = seen[0]
-    assert weights == Weights(1.0, 2.0, 3.0)
+    assert weights == LossWeights(1.0, 2.0, 3.0)
     assert first["labels"].tolist() == [2, 0]  # 90 is the third category, 3 the first
     expected = torch.tensor([[30 / 97, 30 / 53, 40 / 97, 20 / 53], [0.5, 0.5, 1, 1]])
     torch.testing.assert_close(first["boxes"], expected)
@@ -291,3 +291,20 @@ def test_predict_leaves_out_what_scores_less(build, painting):
     assert all(len(values) == kept for values in found.values())
     assert all(len(v) == 0 for v in detector.predict(painting, threshold=1.1).values())
     assert len(detector.predict(painting)["scores"]) == 0  # 0.5, when nothing is said
+
+
+def test_what_is_on_another_device_or_of_another_type_is_named(build):
+    detector = build()
+    with pytest.raises(ValueError, match="image 0 is on meta, but the detector on cpu"):
+        detector([torch.zeros(3, 20, 30, device="meta")])
+    with pytest.raises(TypeError, match="images are torch.float64, but the model computes in"):
+        detector([torch.zeros(3, 20, 30, dtype=torch.float64)])
+    with pytest.raises(ValueError, match="takes a list of"):
+        detector(torch.zeros(2, 3, 20, 30))
+
+
+def test_sixteen_bit_grey_keeps_its_greys():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(7, axis=0)
+    picture = load_picture(PIL.Image.fromarray(ramp))
+    assert picture.shape == (3, 7, 256)
+    assert picture.mean().item() == pytest.approx(0.5, abs=0.01)

@@ -180,7 +180,7 @@ def test_gradients_are_clipped_and_the_rate_follows_the_clock(config, build, sha
     line = loop.training_step(detector, optimizer, list(images), list(targets), clock, optim)
     norm = torch.stack([p.grad.norm() for p in detector.parameters()]).norm().item()
     assert norm == pytest.approx(0.01, rel=1e-3) and line["gradient_norm"] > 1
-    assert line["rate"] == pytest.approx(0.5 * (0.01 + 0.99 * (1 + math.cos(0.04 * math.pi)) / 2))
+    assert line["rate"] == pytest.approx(0.8 * (0.01 + 0.99 * (1 + math.cos(0.04 * math.pi)) / 2))
 
 
 def test_a_step_forgets_the_gradients_of_the_step_before(build, shapes_folder):

@@ -7,11 +7,11 @@ import torch
 
 import ddetr_edu.training.losses as losses
 from ddetr_edu.detector import Predictions
-from ddetr_edu.training import Weights, detection_losses, layer_losses, match
+from ddetr_edu.training import LossWeights, detection_losses, layer_losses, match
 
 N, LQ, K = 3, 5, 7
 COUNTS = (2, 0, 3)
-WEIGHTS = Weights(label=1.7, l1=3.1, giou=0.9)
+WEIGHTS = LossWeights(label=1.7, l1=3.1, giou=0.9)
 
 
 def some_boxes(*shape, generator):
@@ -73,8 +73,8 @@ def test_agrees_with_slow_loops(scene):
 
 @pytest.mark.parametrize("name", ["label", "l1", "giou"])
 def test_each_weight_scales_its_own_loss(scene, name):
-    one = layer_losses(*scene, Weights(1, 1, 1))
-    three = layer_losses(*scene, Weights(**{**dict(label=1, l1=1, giou=1), name: 3}))
+    one = layer_losses(*scene, LossWeights(1, 1, 1))
+    three = layer_losses(*scene, LossWeights(**{**dict(label=1, l1=1, giou=1), name: 3}))
     for other, value in three.items():
         torch.testing.assert_close(value, one[other] * (3 if other == name else 1))
 
@@ -132,7 +132,9 @@ def test_every_layer_is_matched_anew_and_named(scene):
 def test_the_official_weights_are_used_when_none_are_given(scene):
     logits, boxes, targets = as_float32(scene)
     found = detection_losses(Predictions(logits, boxes), targets)
-    assert found == detection_losses(Predictions(logits, boxes), targets, Weights(2.0, 5.0, 2.0))
+    assert found == detection_losses(
+        Predictions(logits, boxes), targets, LossWeights(2.0, 5.0, 2.0)
+    )
 
 
 def test_right_answers_cost_next_to_nothing(scene):
@@ -181,7 +183,7 @@ def test_these_tests_would_notice(scene, monkeypatch, mistake):
         )  # fmt: skip
     else:
         pairs = [(q, o.flip(0)) for q, o in pairs]
-    found = layer_losses(logits, boxes, targets, pairs, Weights(1, 1, 1))
+    found = layer_losses(logits, boxes, targets, pairs, LossWeights(1, 1, 1))
     assert any(
         abs(found[k].item() - expected[k] / sum(COUNTS)) > 0.01 for k in ("label", "l1", "giou")
     )

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import ddetr_edu.training.matching as matching
-from ddetr_edu.training import Weights, label_cost, match, matching_cost
+from ddetr_edu.training import LossWeights, label_cost, match, matching_cost
 
 N, LQ, K = 3, 5, 7
-UNEVEN = Weights(label=1.7, l1=3.1, giou=0.9)
+UNEVEN = LossWeights(label=1.7, l1=3.1, giou=0.9)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def slow_cost(logits, boxes, target, weights):
 
 
 def test_the_weights_are_the_official_ones():
-    assert Weights() == Weights(label=2.0, l1=5.0, giou=2.0)
+    assert LossWeights() == LossWeights(label=2.0, l1=5.0, giou=2.0)
 
 
 def test_label_cost_is_yes_minus_no():
@@ -91,7 +91,7 @@ def test_label_cost_of_certain_answers_is_finite_and_in_order():
     assert (cost.diff(dim=0) < 0).all()  # the surer the yes, the cheaper
 
 
-@pytest.mark.parametrize("weights", [Weights(), UNEVEN])
+@pytest.mark.parametrize("weights", [LossWeights(), UNEVEN])
 def test_the_cost_is_the_sum_of_its_three_parts(scene, weights):
     logits, boxes, targets = scene(1)
     for n, target in enumerate(targets):
@@ -118,15 +118,15 @@ def test_no_permutation_is_cheaper(scene, seed):
 
 def test_each_picture_is_matched_as_if_alone(scene):
     logits, boxes, targets = scene(2, counts=(2, 0, 3))
-    together = match(logits, boxes, targets, Weights())
+    together = match(logits, boxes, targets, LossWeights())
     for n, pair in enumerate(together):
-        (alone,) = match(logits[n : n + 1], boxes[n : n + 1], targets[n : n + 1], Weights())
+        (alone,) = match(logits[n : n + 1], boxes[n : n + 1], targets[n : n + 1], LossWeights())
         for a, b in zip(pair, alone, strict=True):
             assert torch.equal(a, b)
 
 
 def test_a_picture_without_objects_matches_nothing(scene):
-    for queries, objects in match(*scene(3, counts=(0, 0)), Weights()):
+    for queries, objects in match(*scene(3, counts=(0, 0)), LossWeights()):
         assert queries.shape == objects.shape == (0,)
         assert queries.dtype == objects.dtype == torch.int64
 
@@ -149,14 +149,14 @@ def test_a_model_that_has_diverged_is_still_matched(scene, bad):
     logits, boxes, targets = scene(5)
     logits[0, 1] = bad
     boxes[2, 3] = math.nan
-    pairs = match(logits, boxes, targets, Weights())
+    pairs = match(logits, boxes, targets, LossWeights())
     assert [len(q) for q, _ in pairs] == [2, 0, 3]
     assert 3 not in pairs[2][0].tolist()  # no object goes to a box that is not one
 
 
 def test_matching_needs_no_gradient(scene):
     logits, boxes, targets = scene(6)
-    pairs = match(logits.requires_grad_(), boxes.requires_grad_(), targets, Weights())
+    pairs = match(logits.requires_grad_(), boxes.requires_grad_(), targets, LossWeights())
     assert not any(index.requires_grad for pair in pairs for index in pair)
 
 
