@@ -304,6 +304,12 @@ void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, 
                     T* grad_weights, std::ptrdiff_t channel, int threads) {
   const auto scratch =
       scratches<T>(copying_pays(s) ? threads : 0, (s.tokens + 1) * WIDTH, true);
+  if (!copying_pays(s) && channel == 0) {  // row by row: a head's rows alone lie too far apart
+    const std::ptrdiff_t step = s.heads * s.channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::ptrdiff_t token = 0; token < s.images * s.tokens; ++token)
+      std::fill_n(grad_value + token * step, step, T(0));
+  }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm) {
     const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads, step = s.heads * s.channels;
@@ -323,8 +329,6 @@ void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, 
         Row<T, WIDTH>::load(grad + token * WIDTH).store(there + token * step);
     } else {
       T forgotten[WIDTH] = {};  // what falls outside every level
-      for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
-        Row<T, WIDTH>::zeros().store(there + token * step);
       run(head, [&](int token) { return token == head.nowhere ? forgotten : there + token * step; });
     }
   }

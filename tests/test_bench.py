@@ -50,3 +50,9 @@ def test_the_readme_table_is_put_between_its_comments():
     assert PROGRAM["with_table"](once, table) == once
     with pytest.raises(ValueError, match="speed table"):
         PROGRAM["with_table"]("a README without comments", table)
+
+
+def test_the_readme_shows_the_committed_results():
+    results = json.loads((ROOT / "benchmarks/results/attention.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert PROGRAM["with_table"](readme, PROGRAM["speed_table"](results)) == readme
