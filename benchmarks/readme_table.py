@@ -31,7 +31,7 @@ def speed_table(results: dict) -> str:
             for name in names:
                 case = cases[shape, places, threads, name, direction]
                 faster = "" if name == names[0] else f" (**{case['ratio']:.0f}x**)"
-                cells.append(f"{case['median_ms']:.3g} ms{faster}")
+                cells.append(f"{milliseconds(case['median_ms'])}{faster}")
         lines.append(f"| {shape} | {PLACES[places]} | {threads} | " + " | ".join(cells) + " |")
     about = results["machine"]
     lines.append("")
@@ -41,6 +41,11 @@ def speed_table(results: dict) -> str:
         "Run it yourself: `ddetr bench attention`."
     )
     return "\n".join(lines)
+
+
+def milliseconds(value: float) -> str:
+    """Three digits, and never an exponent."""
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def with_table(readme: str, table: str) -> str:
