@@ -1,12 +1,16 @@
 """Backbones: what they give out, and what in them may learn."""
 
+import functools
+import hashlib
 import re
+import threading
 import urllib.error
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -116,3 +120,25 @@ def test_imagenet_weights_reach_every_layer(monkeypatch):
     for name, value in backbone.body.state_dict().items():
         assert torch.equal(value, donor[name]), name
     assert not any(re.match("fc", name) for name in backbone.body.state_dict())
+
+
+def test_imagenet_weights_come_over_http_and_are_kept(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    donor = resnet18(weights=None).state_dict()
+    folder = tmp_path / "server"
+    folder.mkdir()
+    torch.save(donor, folder / "weights.pth")
+    # torch.hub checks a download against the digest in its name.
+    digest = hashlib.sha256((folder / "weights.pth").read_bytes()).hexdigest()[:8]
+    (folder / "weights.pth").rename(folder / f"resnet18-{digest}.pth")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/resnet18-{digest}.pth"
+        monkeypatch.setattr(ResNet18_Weights.IMAGENET1K_V1.value, "url", url)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+        for _ in range(2):  # the second time from the cache
+            backbone = ResNetBackbone("resnet18")
+            backbone.load_imagenet()
+            assert torch.equal(backbone.body.conv1.weight, donor["conv1.weight"])
+        server.shutdown()
