@@ -36,14 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog, arguments = f"ddetr {arguments[0]}", arguments[1:]
     try:
         parse(commands, prog, about, arguments)()
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        BuildError,
-        MemoryError,
-        torch.OutOfMemoryError,
-    ) as error:
+    except (ValueError, OSError, BuildError, MemoryError, torch.OutOfMemoryError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,15 +1,8 @@
 """Pictures and their boxes: COCO's format, drawn shapes, and what goes into a batch."""
 
 from ddetr_edu.data.coco import CocoDetection, DataError, to_rgb
-from ddetr_edu.data.shapes import (
-    CATEGORIES,
-    Scene,
-    Shapes,
-    draw_scene,
-    held_out_scenes,
-    write_shapes,
-    write_shapes_set,
-)
+from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene
+from ddetr_edu.data.shapes import Shapes, held_out_scenes, write_shapes, write_shapes_set
 from ddetr_edu.data.transforms import collate, light_augmentation
 
 __all__ = [

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, in order of contrast.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
-WEIGHT_MAP = "plasma"  # pale means much in print as on screen: it is monotone in brightness
+WEIGHT_MAP = "plasma"  # grows brighter all the way, so it reads in greyscale too
 
 
 def as_array(values) -> np.ndarray:

@@ -22,6 +22,7 @@ from ddetr_edu.data import (
     write_shapes,
     write_shapes_set,
 )
+from ddetr_edu.data import scenes as drawing
 
 SHAPES_MINI = Path(__file__).parents[2] / "data" / "shapes-mini"
 SCENES = 150
@@ -57,7 +58,7 @@ def background(index):
     """The picture before anything was painted on it."""
     rng = np.random.default_rng([11, index])
     height, width = rng.integers(160, 225, size=2)
-    return shapes._background(rng, height, width).astype(int)
+    return drawing._background(rng, height, width).astype(int)
 
 
 def paint_in_picture(scene, index, i):
@@ -168,15 +169,15 @@ def test_shapes_stand_out_from_every_pixel_under_and_around_them(scenes):
 
 def test_contrast_is_that_of_the_worst_pixel():
     under = np.array([[10, 200, 30], [100, 120, 50]], dtype=np.uint8)
-    assert shapes.contrast(np.array([110, 130, 160]), under) == 110  # 130 and 110
-    assert shapes.contrast(np.array([10, 200, 31]), under) == 1
+    assert drawing.contrast(np.array([110, 130, 160]), under) == 110  # 130 and 110
+    assert drawing.contrast(np.array([10, 200, 31]), under) == 1
 
 
 def test_edges_are_smooth():
-    circle = shapes.Shape("circle", 10, 10, 6, 0.0)
-    rows, columns, distance = shapes._rasterise(circle, 20, 20)
+    circle = drawing.Shape("circle", 10, 10, 6, 0.0)
+    rows, columns, distance = drawing._rasterise(circle, 20, 20)
     window = np.zeros((*distance.shape, 3), np.uint8)
-    assert shapes._paint(np.random.default_rng(0), window, distance)
+    assert drawing._paint(np.random.default_rng(0), window, distance)
     brightest = window.max(axis=2) / window.max()
     assert len(np.unique(brightest)) > 4
     assert brightest.sum() == pytest.approx(np.pi * 36, rel=0.01)  # the area survives
@@ -195,7 +196,7 @@ def test_edges_are_smooth():
     ],
 )
 def test_outlines_have_the_right_area_and_extent(name, area):
-    shape = shapes.Shape(name, 50.3, 49.1, 40.0, 0.7)
+    shape = drawing.Shape(name, 50.3, 49.1, 40.0, 0.7)
     centres = np.arange(0, 100, 0.125) + 0.0625
     inside = shape.distance(centres, centres[:, None]) < 0
     assert inside.sum() / 64 / 40**2 == pytest.approx(area, rel=0.005)
