@@ -12,6 +12,15 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
+def box_network(d_model: int) -> nn.Sequential:
+    """The three layers that turn a query's state (..., C) into four numbers for its box."""
+    return nn.Sequential(
+        nn.Linear(d_model, d_model), nn.ReLU(),
+        nn.Linear(d_model, d_model), nn.ReLU(),
+        nn.Linear(d_model, 4),
+    )  # fmt: skip
+
+
 class PredictionHeads(nn.Module):
     """One linear layer for the classes, a three-layer net for the box.
 
@@ -26,11 +35,7 @@ class PredictionHeads(nn.Module):
         super().__init__()
         self.classify = nn.Linear(d_model, num_classes)
         nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))
-        self.locate = nn.Sequential(
-            nn.Linear(d_model, d_model), nn.ReLU(),
-            nn.Linear(d_model, d_model), nn.ReLU(),
-            nn.Linear(d_model, 4),
-        )  # fmt: skip
+        self.locate = box_network(d_model)
         nn.init.zeros_(self.locate[-1].weight)
         nn.init.zeros_(self.locate[-1].bias)
         nn.init.constant_(self.locate[-1].bias[2:], -2.0)

@@ -16,7 +16,16 @@ from tqdm.auto import tqdm
 
 from ddetr_edu.data import CocoDetection, Shapes, collate, held_out_scenes, light_augmentation
 from ddetr_edu.data.shapes import VAL_SEED_OFFSET
-from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
+from ddetr_edu.detector import (
+    DETR,
+    DETR_PRESETS,
+    PRESETS,
+    DeformableDETR,
+    DeformableDETRConfig,
+    DETRConfig,
+    PictureSize,
+    to_floats,
+)
 from ddetr_edu.training.checkpoint import save
 from ddetr_edu.training.detector import Detector
 from ddetr_edu.training.evaluate import check_dataset, evaluate
@@ -32,7 +41,7 @@ class TrainConfig:
     """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder."""
 
     data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
-    preset: str = "tiny"  # the model: tiny, r50, r50_refine, r50_single_scale, ...
+    preset: str = "tiny"  # the model: tiny, r50, r50_refine, ... or detr_tiny, detr_r50, ...
     out: Path = Path("runs/train")  # folder for everything the run leaves behind
     minutes: float | None = None  # stop after this much training time (evaluation not counted)
     steps: int | None = None  # or stop after this many steps
@@ -216,7 +225,14 @@ def open_datasets(config: TrainConfig) -> tuple:
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     """A fresh detector for these categories."""
-    model = DeformableDETR(DeformableDETRConfig.preset(config.preset, num_classes=len(categories)))
+    preset, num_classes = config.preset, len(categories)
+    if preset in DETR_PRESETS:
+        model = DETR(DETRConfig.preset(preset, num_classes=num_classes))
+    elif preset in PRESETS:
+        model = DeformableDETR(DeformableDETRConfig.preset(preset, num_classes=num_classes))
+    else:
+        known = ", ".join([*PRESETS, *DETR_PRESETS])
+        raise ValueError(f'preset "{preset}" does not exist; choose one of {known}')
     if config.imagenet:
         if not hasattr(model.backbone, "load_imagenet"):
             raise ValueError(
