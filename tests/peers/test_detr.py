@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddetr_edu.detector import DETR, DETRConfig
+from ddetr_edu.training import detection_losses
 from ddetr_edu.training.keys_detr import from_huggingface, to_huggingface
 
 transformers = pytest.importorskip("transformers")
@@ -122,3 +123,22 @@ def test_they_load_what_we_write(models, tmp_path):
     )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert difference(loaded.eval(), ours, torch.float32) <= 1e-4
+
+
+def test_the_same_losses(models):
+    """Matching, softmax with "no object", L1 and GIoU of the last layer."""
+    theirs, ours = (model.float() for model in models)
+    images, mask = padded_batch(torch.float32)
+    g = torch.Generator().manual_seed(2)
+    targets = [
+        {"labels": torch.randint(5, (n,), generator=g),
+         "boxes": 0.2 + 0.3 * torch.rand(n, 4, generator=g)}
+        for n in (4, 2)
+    ]  # fmt: skip
+    with torch.no_grad():
+        labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
+        expected = theirs(images, pixel_mask=(~mask).long(), labels=labels).loss_dict
+        found = detection_losses(ours(images, mask), targets)
+    torch.testing.assert_close(found["loss_label"], expected["loss_ce"])
+    torch.testing.assert_close(found["loss_l1"], 5 * expected["loss_bbox"])
+    torch.testing.assert_close(found["loss_giou"], 2 * expected["loss_giou"])
