@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING
 from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, capture, ms_deform_attn
 
 if TYPE_CHECKING:
-    from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, Predictions
+    from ddetr_edu.detector import (
+        DETR,
+        DeformableDETR,
+        DeformableDETRConfig,
+        DETRConfig,
+        Predictions,
+    )
     from ddetr_edu.training import Detector, load
 
 __version__ = "0.1.0"
 __all__ = [
+    "DETR",
     "AttentionRecord",
+    "DETRConfig",
     "DeformableDETR",
     "DeformableDETRConfig",
     "Detector",
@@ -32,6 +40,8 @@ __all__ = [
 
 # torchvision and matplotlib take seconds to import; whoever wants only the attention need not wait.
 _LATE = {
+    "DETR": "ddetr_edu.detector",
+    "DETRConfig": "ddetr_edu.detector",
     "DeformableDETR": "ddetr_edu.detector",
     "DeformableDETRConfig": "ddetr_edu.detector",
     "Predictions": "ddetr_edu.detector",

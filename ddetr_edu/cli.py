@@ -19,6 +19,7 @@ from ddetr_edu.attention import capture
 from ddetr_edu.attention.build import BuildError
 from ddetr_edu.bench import BenchConfig, bench_attention
 from ddetr_edu.data import CocoDetection, held_out_scenes, write_shapes_set
+from ddetr_edu.detector import DETR
 from ddetr_edu.doctor import examine
 from ddetr_edu.training import TrainConfig, load, load_picture, train
 from ddetr_edu.training.evaluate import evaluate
@@ -163,6 +164,11 @@ def run_inspect(
         out: The PNG to write; runs/inspect/PICTURE.png when not given.
     """
     detector = load(checkpoint)
+    if isinstance(detector.model, DETR):
+        raise ValueError(
+            f"{checkpoint} holds a DETR, which has no sampling points: each query looks at every "
+            "token; inspect a Deformable DETR instead"
+        )
     config = detector.model.config
     if not -config.n_decoder_layers <= layer < config.n_decoder_layers:
         raise ValueError(

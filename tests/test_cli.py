@@ -125,6 +125,20 @@ def test_data_shapes_then_data_check(run, tmp_path):
     assert "6 categories, nothing wrong" in out
 
 
+def test_a_detr_trains_evaluates_and_predicts_but_has_no_points_to_inspect(run, tmp_path):
+    code, out, _ = run(
+        "train --data {folder}/shapes --preset detr_tiny --steps 2 --batch 2 --device cpu "
+        + " ".join(SMALL_PICTURES)
+    )
+    assert code == 0 and "detr_tiny, 2.19 million" in out
+    code, out, _ = run("eval --data {folder}/shapes")
+    assert code == 0 and "2 pictures: AP" in out
+    code, out, _ = run("predict {folder}/noise.png --threshold 0")
+    assert code == 0 and "60 objects" in out  # every query answers once
+    code, _, err = run("inspect {folder}/noise.png")
+    assert code == 1 and len(err.splitlines()) == 1 and "a DETR, which has no sampling" in err
+
+
 def test_doctor(run):
     code, out, err = run("doctor")
     assert code == 0 and "attention" in out and "grid_sample" in out and err == ""
@@ -166,7 +180,7 @@ WITH = "--checkpoint {folder}/c.pt"
         ("train --minutes 1 --steps 2", "and not both"),
         ("train --steps 0", "--steps is 0"),
         ("train --steps 1 --data nowhere", "nowhere is not a COCO data set"),
-        ("train --steps 1 --data {folder}/shapes --preset r51", "choose one of tiny"),
+        ("train --steps 1 --data {folder}/shapes --preset r51", "tiny, .* detr_r50"),
         ("train --steps 1 --data {folder}/shapes --device abacus", 'device "abacus"'),
         ("train --steps 1 --data {folder}/shapes --imagenet", "--imagenet needs a ResNet"),
         ("train --steps 1 --data {folder}/shapes --overfit 9", "first 9 cannot be taken"),

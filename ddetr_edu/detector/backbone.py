@@ -6,10 +6,10 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ddetr_edu.detector.config import DeformableDETRConfig
+from ddetr_edu.detector.config import DeformableDETRConfig, DETRConfig
 
 
-def build_backbone(config: DeformableDETRConfig) -> nn.Module:
+def build_backbone(config: DeformableDETRConfig | DETRConfig) -> nn.Module:
     """The backbone that a configuration names: images (N, 3, H, W) -> three maps, finest first.
 
     The module's `channels` tells the width of each map; the strides are 8, 16 and 32 (with

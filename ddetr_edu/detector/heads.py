@@ -23,6 +23,15 @@ def correct(reference: Tensor, correction: Tensor) -> Tensor:
     return (correction + known).sigmoid()
 
 
+def box_network(d_model: int) -> nn.Sequential:
+    """The three layers that turn a query's state (..., C) into four numbers for its box."""
+    return nn.Sequential(
+        nn.Linear(d_model, d_model), nn.ReLU(),
+        nn.Linear(d_model, d_model), nn.ReLU(),
+        nn.Linear(d_model, 4),
+    )  # fmt: skip
+
+
 class PredictionHeads(nn.Module):
     """One linear layer for the classes, a three-layer net for the box.
 
@@ -39,11 +48,7 @@ class PredictionHeads(nn.Module):
         super().__init__()
         self.classify = nn.Linear(d_model, num_classes)
         nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))
-        self.locate = nn.Sequential(
-            nn.Linear(d_model, d_model), nn.ReLU(),
-            nn.Linear(d_model, d_model), nn.ReLU(),
-            nn.Linear(d_model, 4),
-        )  # fmt: skip
+        self.locate = box_network(d_model)
         nn.init.zeros_(self.locate[-1].weight)
         nn.init.zeros_(self.locate[-1].bias)
         if guess_size:

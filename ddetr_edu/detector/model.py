@@ -22,11 +22,18 @@ class Predictions:
     Boxes are (cx, cy, w, h), fractions of the picture without its padding.
     """
 
-    logits: Tensor  # (N, Lq, K), one sigmoid per class
+    logits: Tensor  # (N, Lq, K), one sigmoid per class; with no_object (N, Lq, K+1), one softmax
     boxes: Tensor  # (N, Lq, 4)
     aux: list["Predictions"] = field(default_factory=list)  # one per earlier decoder layer
     encoder: "Predictions | None" = None  # in two stages: of every token, class 0 meaning "object"
     extra: "Predictions | None" = None  # of the queries that training added
+    no_object: bool = False  # as DETR does: the last logit says "nothing here"
+
+    def scores(self) -> Tensor:
+        """The probability of each class, (N, Lq, K)."""
+        if self.no_object:
+            return self.logits.softmax(-1)[..., :-1]
+        return self.logits.sigmoid()
 
 
 class InputProjection(nn.Module):
@@ -112,7 +119,7 @@ class DeformableDETR(nn.Module):
         Returns: Predictions, boxes as fractions of each picture without its padding.
         Raises: ValueError or TypeError if images, mask and model do not belong together.
         """
-        self._check(images, padding_mask)
+        check_batch(images, padding_mask, self.level_embedding)
         levels = self.input_projection(self.backbone(images))  # L x (N, C, H_l, W_l)
         spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
         masks = [shrink_mask(padding_mask, shape) for shape in spatial_shapes]
@@ -143,35 +150,39 @@ class DeformableDETR(nn.Module):
             predictions.extra = predictions_of(layers, slice(n_queries, None))
         return predictions
 
-    def _check(self, images: Tensor, padding_mask: Tensor) -> None:
-        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"images is {images.dtype} of shape {tuple(images.shape)}, but the model takes "
-                "normalised floating-point images (N, 3, H, W)"
-            )
-        weight = self.level_embedding
-        if images.device != weight.device or padding_mask.device != weight.device:
-            raise ValueError(
-                f"images are on {images.device} and padding_mask on {padding_mask.device}, but the "
-                f"model is on {weight.device}; move them to one device"
-            )
-        if images.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
-            raise TypeError(
-                f"images are {images.dtype}, but the model computes in {weight.dtype}; convert one "
-                "to the other"
-            )
-        expected = (images.shape[0], *images.shape[2:])
-        if padding_mask.shape != expected or padding_mask.dtype != torch.bool:
-            raise ValueError(
-                f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}, but "
-                f"with these images it must be bool of shape {expected}, True = padding"
-            )
-        if padding_mask[:, 0, 0].any():
-            raise ValueError(
-                "padding_mask marks the top left pixel of an image as padding; pictures must lie "
-                "in the top left corner, with True = padding (Hugging Face's pixel_mask is the "
-                "inverse)"
-            )
+
+def check_batch(images: Tensor, padding_mask: Tensor, weight: Tensor) -> None:
+    """Raise ValueError or TypeError, in one sentence, unless a model can take this batch.
+
+    weight: any weight of the model; it tells device and type
+    """
+    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(
+            f"images is {images.dtype} of shape {tuple(images.shape)}, but the model takes "
+            "normalised floating-point images (N, 3, H, W)"
+        )
+    if images.device != weight.device or padding_mask.device != weight.device:
+        raise ValueError(
+            f"images are on {images.device} and padding_mask on {padding_mask.device}, but the "
+            f"model is on {weight.device}; move them to one device"
+        )
+    if images.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+        raise TypeError(
+            f"images are {images.dtype}, but the model computes in {weight.dtype}; convert one "
+            "to the other"
+        )
+    expected = (images.shape[0], *images.shape[2:])
+    if padding_mask.shape != expected or padding_mask.dtype != torch.bool:
+        raise ValueError(
+            f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}, but "
+            f"with these images it must be bool of shape {expected}, True = padding"
+        )
+    if padding_mask[:, 0, 0].any():
+        raise ValueError(
+            "padding_mask marks the top left pixel of an image as padding; pictures must lie "
+            "in the top left corner, with True = padding (Hugging Face's pixel_mask is the "
+            "inverse)"
+        )
 
 
 def predictions_of(layers: list[tuple[Tensor, Tensor]], queries: slice) -> Predictions:

@@ -79,16 +79,20 @@ def best_detections(
 ) -> list[dict[str, Tensor]]:
     """The best (query, class) pairs of each picture, as boxes in its pixels.
 
-    A query may appear more than once, with different classes: each class has its own sigmoid.
+    A query may appear more than once, with different classes, where each class has a sigmoid of
+    its own. Under a softmax with "no object" it answers once, with its best class.
 
     sizes: (H, W) of each original picture
     Returns: per picture "boxes" (k, 4) xyxy in pixels, inside the picture, "scores" (k,) from high
         to low, "classes" (k,) indices of the class output, "queries" (k,) the query of each.
-    Source: PostProcess of the official deformable_detr.py, which does not clip.
+    Source: PostProcess of the official deformable_detr.py and of DETR's detr.py; neither clips.
     """
-    n_images, n_queries, n_classes = predictions.logits.shape
-    scores = predictions.logits.sigmoid().flatten(1)  # (N, Lq*K)
-    scores, best = scores.topk(min(count, n_queries * n_classes), dim=1)
+    scores = predictions.scores()  # (N, Lq, K)
+    _, n_queries, n_classes = scores.shape
+    if predictions.no_object:
+        scores = scores.where(scores == scores.amax(-1, keepdim=True), 0)
+        count = min(count, n_queries)
+    scores, best = scores.flatten(1).topk(min(count, n_queries * n_classes), dim=1)
     queries, classes = best // n_classes, best % n_classes  # (N, k)
     boxes = predictions.boxes.gather(1, queries[..., None].expand(-1, -1, 4))  # (N, k, 4)
     boxes = box_convert(boxes, "cxcywh", "xyxy")

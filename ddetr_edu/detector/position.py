@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def sine_position(padding_mask: Tensor, d_model: int) -> Tensor:
+def sine_position(
+    padding_mask: Tensor, d_model: int, shift: float = 0.5, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Sines and cosines of each pixel's row and column, from slow waves to fast ones.
 
     Rows and columns are counted over the picture without its padding and scaled to [0, 2*pi], so
@@ -14,13 +16,15 @@ def sine_position(padding_mask: Tensor, d_model: int) -> Tensor:
     encodes y, the second x.
 
     padding_mask: (N, H, W) bool, True = padding
+    shift:        0.5 counts to the centres of the pixels; DETR counts to their far edges: 0
+    dtype:        float32 or float64
     Returns:      (N, C, H, W), C = d_model (a multiple of 4)
-    Source: models/position_encoding.py of the official code (which, unlike DETR, shifts by -0.5).
+    Source: models/position_encoding.py of the official code.
     """
-    picture = (~padding_mask).float()
+    picture = (~padding_mask).to(dtype)
     y, x = picture.cumsum(1), picture.cumsum(2)  # 1, 2, 3, ... inside the picture
-    y = (y - 0.5) / (y[:, -1:, :] + 1e-6)
-    x = (x - 0.5) / (x[:, :, -1:] + 1e-6)
+    y = (y - shift) / (y[:, -1:, :] + 1e-6)
+    x = (x - shift) / (x[:, :, -1:] + 1e-6)
     return torch.cat([waves(y, d_model), waves(x, d_model)], dim=-1).permute(0, 3, 1, 2)
 
 

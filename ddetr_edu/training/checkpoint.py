@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
+from ddetr_edu.detector import DETR, DeformableDETR, DeformableDETRConfig, DETRConfig, PictureSize
 from ddetr_edu.training.detector import Detector
 
 FORMAT = "ddetr-edu checkpoint 1"
@@ -26,6 +26,7 @@ def save(path: str | Path, detector: Detector, **extra) -> None:
     content = {
         "format": FORMAT,
         "model": detector.model.state_dict(),
+        "kind": type(detector.model).__name__,
         "config": asdict(detector.model.config),
         "categories": detector.categories,
         "size": asdict(detector.size),
@@ -78,7 +79,10 @@ def load(path: str | Path) -> Detector:
     """
     content = read(path)
     try:
-        model = DeformableDETR(DeformableDETRConfig(**content["config"]))
+        if content.get("kind") == "DETR":
+            model = DETR(DETRConfig(**content["config"]))
+        else:
+            model = DeformableDETR(DeformableDETRConfig(**content["config"]))
         model.load_state_dict(content["model"])
         detector = Detector(model, content["categories"], PictureSize(**content["size"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -111,7 +111,7 @@ def noised_labels(
 
 
 def denoising_losses(
-    predictions: Predictions, noised: NoisedObjects, weights: LossWeights
+    predictions: Predictions, noised: NoisedObjects, weights: LossWeights | None = None
 ) -> dict[str, Tensor]:
     """How well the extra queries reconstruct their objects: no matching, each knows its own.
 
@@ -120,6 +120,7 @@ def denoising_losses(
         "_layer0", "_layer1", ... for the earlier layers. Each is a sum over the R queries divided
         by R (at least 1), already weighed.
     """
+    weights = weights or LossWeights()
     # One long row of queries, in which query i is meant for object i.
     wanted = [{"labels": noised.labels, "boxes": noised.boxes}]
     everyone = torch.arange(len(noised.labels), device=noised.labels.device)

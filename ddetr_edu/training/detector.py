@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ddetr_edu.data import to_rgb
 from ddetr_edu.detector import (
+    DETR,
     DeformableDETR,
     PictureSize,
     best_detections,
@@ -37,7 +38,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        model: DeformableDETR,
+        model: DeformableDETR | DETR,
         categories: Mapping[int, str] | Sequence[str],
         size: PictureSize | None = None,
         loss_weights: LossWeights | None = None,
@@ -54,7 +55,7 @@ class Detector(nn.Module):
         self.model = model
         self.categories = dict(categories)
         self.size = size or PictureSize()
-        self.loss_weights = loss_weights or LossWeights()
+        self.loss_weights = loss_weights  # None: the official ones of the model
         self.denoising = denoising
         self.labels = list(self.categories)  # class output -> label
 

@@ -16,7 +16,16 @@ from tqdm.auto import tqdm
 
 from ddetr_edu.data import CocoDetection, Shapes, collate, held_out_scenes, light_augmentation
 from ddetr_edu.data.shapes import VAL_SEED_OFFSET
-from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
+from ddetr_edu.detector import (
+    DETR,
+    DETR_PRESETS,
+    PRESETS,
+    DeformableDETR,
+    DeformableDETRConfig,
+    DETRConfig,
+    PictureSize,
+    to_floats,
+)
 from ddetr_edu.detector.config import LookForward
 from ddetr_edu.training.checkpoint import save
 from ddetr_edu.training.denoising import Denoising
@@ -34,7 +43,7 @@ class TrainConfig:
     """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder."""
 
     data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
-    preset: str = "tiny"  # the model: tiny, tiny_two_stage, r50, r50_refine, r50_two_stage, ...
+    preset: str = "tiny"  # the model: tiny, tiny_two_stage, r50, r50_two_stage, detr_tiny, ...
     look_forward: LookForward = "once"  # how far back the loss of a refined box teaches
     denoising: int = 0  # noised copies of each object as extra queries in training; DN-DETR: 5
     out: Path = Path("runs/train")  # folder for everything the run leaves behind
@@ -222,10 +231,23 @@ def open_datasets(config: TrainConfig) -> tuple:
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     """A fresh detector for these categories."""
-    model_config = DeformableDETRConfig.preset(
-        config.preset, num_classes=len(categories), look_forward=config.look_forward
-    )
-    model = DeformableDETR(model_config)
+    preset, num_classes = config.preset, len(categories)
+    if preset in DETR_PRESETS:
+        if config.denoising or config.look_forward != "once":
+            raise ValueError(
+                f"--denoising and --look-forward are about reference boxes, and {preset} has none; "
+                "leave them out, or choose a preset of Deformable DETR"
+            )
+        model = DETR(DETRConfig.preset(preset, num_classes=num_classes))
+    elif preset in PRESETS:
+        model = DeformableDETR(
+            DeformableDETRConfig.preset(
+                preset, num_classes=num_classes, look_forward=config.look_forward
+            )
+        )
+    else:
+        known = ", ".join([*PRESETS, *DETR_PRESETS])
+        raise ValueError(f'preset "{preset}" does not exist; choose one of {known}')
     if config.imagenet:
         if not hasattr(model.backbone, "load_imagenet"):
             raise ValueError(
@@ -235,7 +257,7 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
         model.backbone.load_imagenet()
     denoising = None
     if config.denoising:
-        denoising = Denoising(len(categories), model_config.d_model, config.denoising)
+        denoising = Denoising(num_classes, model.config.d_model, config.denoising)
     return Detector(model, categories, config.size, denoising=denoising)
 
 

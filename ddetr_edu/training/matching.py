@@ -21,6 +21,10 @@ class LossWeights:
     label: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
+    no_object: float | None = None  # of "nothing here" in a softmax; None: a sigmoid for each class
+
+
+DETR_WEIGHTS = LossWeights(label=1.0, no_object=0.1)
 
 
 def label_cost(logits: Tensor, labels: Tensor) -> Tensor:
@@ -39,20 +43,31 @@ def label_cost(logits: Tensor, labels: Tensor) -> Tensor:
     return (yes - no)[:, labels]
 
 
+def softmax_label_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same cost for classes that share a softmax: minus the probability of the class.
+
+    logits (Q, K+1), the last one for "no object"; labels (T,) class indices
+    Returns: (Q, T)
+    Source: HungarianMatcher in models/matcher.py of facebookresearch/detr.
+    """
+    return -logits.softmax(-1)[:, labels]
+
+
 def matching_cost(
     logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: LossWeights
 ) -> Tensor:
     """The cost of every pairing of a query with an object of one picture.
 
-    logits (Q, K); boxes (Q, 4); labels (T,) class indices; target_boxes (T, 4).
-    Boxes are (cx, cy, w, h), fractions of the picture.
+    logits (Q, K), or (Q, K+1) with weights.no_object; boxes (Q, 4); labels (T,) class indices;
+    target_boxes (T, 4). Boxes are (cx, cy, w, h), fractions of the picture.
     Returns: (Q, T)
     """
     l1 = torch.cdist(boxes, target_boxes, p=1)
     overlap = generalized_box_iou(
         box_convert(boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy")
     )
-    return weights.label * label_cost(logits, labels) + weights.l1 * l1 - weights.giou * overlap
+    cost = label_cost if weights.no_object is None else softmax_label_cost
+    return weights.label * cost(logits, labels) + weights.l1 * l1 - weights.giou * overlap
 
 
 @torch.no_grad()

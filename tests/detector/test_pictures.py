@@ -1,5 +1,7 @@
 """From pictures to a batch, and from the model's answers back to pixels."""
 
+import math
+
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
@@ -118,3 +120,19 @@ def test_a_hundred_detections_when_nothing_is_said():
     predictions = Predictions(torch.randn(1, 60, 2), torch.rand(1, 60, 4))
     (found,) = best_detections(predictions, [(5, 7)])
     assert len(found["scores"]) == 100
+
+
+def test_under_a_softmax_each_query_answers_once_with_its_best_class():
+    """As DETR's PostProcess: the best class of every query, "no object" left aside."""
+    logits = 3 * torch.randn(2, 7, 5 + 1, generator=torch.Generator().manual_seed(3))
+    predictions = Predictions(logits, torch.rand(2, 7, 4), no_object=True)
+    for n, found in enumerate(best_detections(predictions, [(37, 53), (61, 29)], count=100)):
+        rows = [[math.exp(x) for x in row] for row in logits[n].tolist()]
+        answers = [(max(row[:5]) / sum(row), q) for q, row in enumerate(rows)]
+        answers.sort(reverse=True)
+        assert found["queries"].tolist() == [q for _, q in answers]
+        classes = [max(range(5), key=rows[q].__getitem__) for _, q in answers]
+        assert found["classes"].tolist() == classes
+        torch.testing.assert_close(found["scores"], torch.tensor([s for s, _ in answers]))
+    (found, _) = best_detections(predictions, [(37, 53), (61, 29)], count=3)
+    assert len(found["scores"]) == 3

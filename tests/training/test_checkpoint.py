@@ -7,7 +7,8 @@ import stat
 import pytest
 import torch
 
-from ddetr_edu.training import CheckpointError, load, save
+from ddetr_edu.detector import DETR, DETRConfig, PictureSize
+from ddetr_edu.training import CheckpointError, Detector, load, save
 from ddetr_edu.training.checkpoint import read
 
 
@@ -34,6 +35,17 @@ def test_a_round_trip_gives_identical_answers(detector, image, tmp_path):
     assert loaded.categories == {3: "cat", 7: "dog", 90: "toothbrush"}
     assert list(loaded.categories) == [3, 7, 90]
     assert loaded.size == detector.size and loaded.model.config == detector.model.config
+    for name, values in detector([image])[0].items():
+        assert torch.equal(loaded([image])[0][name], values), name
+
+
+@torch.no_grad()
+def test_a_detr_comes_back_as_a_detr(image, tmp_path):
+    config = DETRConfig.preset("detr_tiny", num_classes=2, d_model=32, n_queries=7)
+    detector = Detector(DETR(config), ["cat", "dog"], PictureSize(64, 96)).eval()
+    save(tmp_path / "c.pt", detector)
+    loaded = load(tmp_path / "c.pt")
+    assert isinstance(loaded.model, DETR) and loaded.model.config == config
     for name, values in detector([image])[0].items():
         assert torch.equal(loaded([image])[0][name], values), name
 

@@ -330,7 +330,7 @@ def test_imagenet_weights_are_loaded_where_asked_for(config, monkeypatch):
         "ddetr_edu.detector.backbone.ResNetBackbone.load_imagenet", lambda self: loaded.append(1)
     )
     monkeypatch.setitem(
-        loop.DeformableDETRConfig.preset.__globals__["PRESETS"], "r18",
+        loop.PRESETS, "r18",
         dict(backbone="resnet18", d_model=32, n_heads=2, n_encoder_layers=0, n_decoder_layers=1,
              d_ffn=8, n_queries=3),
     )  # fmt: skip

@@ -209,3 +209,74 @@ def test_these_tests_would_notice(scene, monkeypatch, mistake):
     assert any(
         abs(found[k].item() - expected[k] / sum(COUNTS)) > 0.01 for k in ("label", "l1", "giou")
     )
+
+
+# DETR's softmax with "no object" ----------------------------------------------------------------
+
+SOFTMAX = LossWeights(label=1.3, no_object=0.2)
+
+
+def slow_softmax(logits, targets, pairs, no_object):
+    """The weighted mean of -log(probability), query by query; the last class is "no object"."""
+    total = importance = 0.0
+    for n in range(len(logits)):
+        taken = dict(zip(pairs[n][0].tolist(), pairs[n][1].tolist(), strict=True))
+        for q in range(logits.shape[1]):
+            row = [math.exp(x) for x in logits[n, q].tolist()]
+            k = targets[n]["labels"][taken[q]].item() if q in taken else len(row) - 1
+            weight = 1.0 if q in taken else no_object
+            total += -weight * math.log(row[k] / sum(row))
+            importance += weight
+    return total / importance
+
+
+def with_no_object(scene):
+    """The scene with one more logit, and with labels that leave it alone."""
+    logits, boxes, targets, pairs = scene
+    extra = torch.randn(N, LQ, 1, generator=torch.Generator().manual_seed(9), dtype=logits.dtype)
+    return torch.cat([logits, extra], -1), boxes, targets, pairs
+
+
+def test_the_softmax_loss_agrees_with_slow_loops_and_boxes_do_not_change(scene):
+    logits, boxes, targets, pairs = with_no_object(scene)
+    found = layer_losses(logits, boxes, targets, pairs, SOFTMAX)
+    expected = slow_softmax(logits, targets, pairs, 0.2)
+    assert found["label"].item() == pytest.approx(1.3 * expected, rel=1e-6)
+    for name in ("l1", "giou"):
+        assert found[name] == layer_losses(*scene, LossWeights())[name]
+
+
+@pytest.mark.parametrize("mistake", ["no weight", "first class is none", "sum"])
+def test_these_tests_would_notice_about_the_softmax(scene, monkeypatch, mistake):
+    logits, boxes, targets, pairs = with_no_object(scene)
+    expected = slow_softmax(logits, targets, pairs, 0.2)
+    entropy = losses.F.cross_entropy
+    wrong = {
+        "no weight": lambda x, y, w: entropy(x, y),
+        "first class is none": lambda x, y, w: entropy(x.roll(1, 1), y, w),
+        "sum": lambda x, y, w: entropy(x, y, w, reduction="sum"),
+    }
+    monkeypatch.setattr(losses.F, "cross_entropy", wrong[mistake])
+    found = layer_losses(logits, boxes, targets, pairs, SOFTMAX)
+    assert abs(found["label"].item() / 1.3 - expected) > 0.01
+
+
+def test_predictions_with_no_object_get_detrs_weights(scene):
+    logits, boxes, targets, _ = with_no_object(scene)
+    logits, boxes, targets = as_float32((logits, boxes, targets, None))
+    earlier = Predictions(logits.roll(1, 1), boxes, no_object=True)
+    predictions = Predictions(logits, boxes, [earlier], no_object=True)
+    found = detection_losses(predictions, targets)
+    assert len(found) == 6
+    assert found == detection_losses(predictions, targets, LossWeights(1.0, 5.0, 2.0, 0.1))
+    pairs = match(logits, boxes, targets, LossWeights(1.0, 5.0, 2.0, 0.1))
+    expected = slow_softmax(logits, targets, pairs, 0.1)
+    assert found["loss_label"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("no_object", [True, False])
+def test_weights_of_the_other_kind_of_model_are_refused(scene, no_object):
+    logits, boxes, targets = as_float32(scene)
+    predictions = Predictions(logits, boxes, no_object=no_object)
+    with pytest.raises(ValueError, match="LossWeights.no_object must be set for a DETR"):
+        detection_losses(predictions, targets, LossWeights() if no_object else SOFTMAX)

@@ -175,3 +175,27 @@ def test_these_tests_would_notice(scene, monkeypatch, mistake):
     logits, boxes, targets = scene(1)
     found = matching_cost(logits[0], boxes[0], *targets[0].values(), UNEVEN)
     assert (found - slow_cost(logits[0], boxes[0], targets[0], UNEVEN)).abs().max() > 0.05
+
+
+# Classes that share a softmax with "no object" --------------------------------------------------
+
+
+def test_in_a_softmax_a_class_costs_minus_its_probability(scene):
+    logits, boxes, targets = scene()
+    logits, labels = logits[2], targets[2]["labels"]  # the last of K classes is "no object"
+    weights = LossWeights(label=1.7, l1=0, giou=0, no_object=0.1)
+    found = matching_cost(logits, boxes[2], labels, targets[2]["boxes"], weights)
+    for q in range(LQ):
+        row = [math.exp(x) for x in logits[q].tolist()]
+        for t, label in enumerate(labels.tolist()):
+            assert found[q, t].item() == pytest.approx(-1.7 * row[label] / sum(row), rel=1e-4)
+    other = matching_cost(logits, boxes[2], labels, targets[2]["boxes"], LossWeights(1.7, 0, 0))
+    assert (found - other).abs().min() > 0.01
+
+
+def test_a_query_that_says_no_object_is_matched_last():
+    logits = torch.tensor([[[0.0, 0.0, 9.0], [0.0, 1.0, 0.0], [5.0, 0.0, 0.0]]])
+    boxes = torch.full((1, 3, 4), 0.5)
+    targets = [{"labels": torch.tensor([1, 0]), "boxes": torch.full((2, 4), 0.5)}]
+    ((queries, objects),) = match(logits, boxes, targets, matching.DETR_WEIGHTS)
+    assert dict(zip(queries.tolist(), objects.tolist(), strict=True)) == {1: 0, 2: 1}

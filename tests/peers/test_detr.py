@@ -1,0 +1,144 @@
+"""Our DETR gives what Hugging Face's gives, with the same weights, both ways."""
+
+import pytest
+import torch
+
+from ddetr_edu.detector import DETR, DETRConfig
+from ddetr_edu.training import detection_losses
+from ddetr_edu.training.keys_detr import from_huggingface, to_huggingface
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("timm")  # its ResNets have the keys of torchvision's
+
+from safetensors.torch import load_file, save_file  # noqa: E402  (comes with transformers)
+
+SIZES = dict(d_model=48, n_heads=3, n_encoder_layers=2, n_decoder_layers=3, d_ffn=37, n_queries=11)
+
+
+def theirs_and_ours(dilation: bool = False):
+    """Two models with the same random weights, every one of them shaken, in evaluation mode."""
+    torch.manual_seed(3)
+    name = "resnet50" if dilation else "resnet18"  # only bottlenecks can dilate
+    theirs = transformers.DetrForObjectDetection(
+        transformers.DetrConfig(
+            backbone=name, dilation=dilation, num_labels=5, num_queries=11, d_model=48,
+            encoder_layers=2, encoder_attention_heads=3, encoder_ffn_dim=37,
+            decoder_layers=3, decoder_attention_heads=3, decoder_ffn_dim=37,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for key, value in theirs.state_dict().items():
+            if key.endswith("running_var"):
+                value.uniform_(0.8, 1.2)
+            elif "backbone" not in key and value.dim() > 1:
+                value.normal_(0, 1 if "query" in key else value[0].numel() ** -0.5)
+            else:
+                value += 0.01 * torch.randn_like(value)
+    ours = DETR(DETRConfig(num_classes=5, backbone=name, dilation=dilation, **SIZES))
+    ours.load_state_dict(from_huggingface(theirs.state_dict()))
+    return theirs.eval(), ours.eval()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return theirs_and_ours()
+
+
+def padded_batch(dtype):
+    """Two pictures of different shapes, neither square, in one batch."""
+    images = torch.randn(2, 3, 101, 149, generator=torch.Generator().manual_seed(5), dtype=dtype)
+    mask = torch.ones(2, 101, 149, dtype=torch.bool)
+    mask[0, :101, :67] = False
+    mask[1, :53, :149] = False
+    return images.masked_fill(mask[:, None], 0), mask
+
+
+def difference(theirs, ours, dtype) -> float:
+    images, mask = padded_batch(dtype)
+    with torch.no_grad():
+        expected = theirs.to(dtype)(images, pixel_mask=(~mask).long())
+        found = ours.to(dtype)(images, mask)
+    assert expected.logits.std(1).min() > 1e-3  # the queries do say different things
+    return max(
+        (expected.logits - found.logits).abs().max().item(),
+        (expected.pred_boxes - found.boxes).abs().max().item(),
+    )
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+def test_the_same_answers_on_a_padded_batch(models, dtype, most):
+    assert difference(*models, dtype) <= most
+
+
+def test_the_same_answers_with_dilation():
+    assert difference(*theirs_and_ours(dilation=True), torch.float64) <= 1e-9
+
+
+@pytest.mark.parametrize("mistake", ["half a pixel", "norms swapped", "no mask", "no final norm"])
+def test_the_comparison_would_notice(models, mistake, monkeypatch):
+    theirs, _ = models
+    ours = DETR(DETRConfig(num_classes=5, backbone="resnet18", **SIZES)).eval()
+    state = from_huggingface(theirs.state_dict())
+    if mistake == "norms swapped":
+        state = {swapped(key): value for key, value in state.items()}
+    ours.load_state_dict(state)
+    if mistake == "half a pixel":
+        from ddetr_edu.detector import detr
+
+        sine = detr.sine_position
+        monkeypatch.setattr(detr, "sine_position", lambda m, c, shift, dtype: sine(m, c, 0.5))
+    elif mistake == "no final norm":
+        ours.decoder_norm = torch.nn.Identity()
+    elif mistake == "no mask":
+        for layer in [*ours.encoder, *ours.decoder]:
+            attention = layer.cross_attn if hasattr(layer, "cross_attn") else layer.self_attn
+            attention.register_forward_pre_hook(lambda _, args: args[:3])
+    assert difference(theirs, ours, torch.float32) > 1e-3
+
+
+def swapped(key: str) -> str:
+    """The norms after self-attention and after cross-attention, the one for the other."""
+    names = {"self_attn_norm": "cross_attn_norm", "cross_attn_norm": "self_attn_norm"}
+    part = next((part for part in key.split(".") if part in names), None)
+    return key.replace(part, names[part]) if part and key.startswith("decoder") else key
+
+
+def test_a_file_of_theirs_converted_to_ours_and_back_is_the_same(models, tmp_path):
+    theirs, _ = models
+    theirs.float().save_pretrained(tmp_path / "theirs")
+    file = load_file(tmp_path / "theirs" / "model.safetensors")
+    ours = DETR(DETRConfig(num_classes=5, backbone="resnet18", **SIZES))
+    ours.load_state_dict(from_huggingface(file))
+    back = to_huggingface(ours.state_dict())
+    assert set(back) == set(file)
+    assert all(torch.equal(back[key], file[key]) for key in file)
+
+
+def test_they_load_what_we_write(models, tmp_path):
+    theirs, ours = models
+    theirs.float().config.save_pretrained(tmp_path)
+    save_file(to_huggingface(ours.float().state_dict()), tmp_path / "model.safetensors")
+    loaded, report = transformers.DetrForObjectDetection.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert difference(loaded.eval(), ours, torch.float32) <= 1e-4
+
+
+def test_the_same_losses(models):
+    """Matching, softmax with "no object", L1 and GIoU of the last layer."""
+    theirs, ours = (model.float() for model in models)
+    images, mask = padded_batch(torch.float32)
+    g = torch.Generator().manual_seed(2)
+    targets = [
+        {"labels": torch.randint(5, (n,), generator=g),
+         "boxes": 0.2 + 0.3 * torch.rand(n, 4, generator=g)}
+        for n in (4, 2)
+    ]  # fmt: skip
+    with torch.no_grad():
+        labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
+        expected = theirs(images, pixel_mask=(~mask).long(), labels=labels).loss_dict
+        found = detection_losses(ours(images, mask), targets)
+    torch.testing.assert_close(found["loss_label"], expected["loss_ce"])
+    torch.testing.assert_close(found["loss_l1"], 5 * expected["loss_bbox"])
+    torch.testing.assert_close(found["loss_giou"], 2 * expected["loss_giou"])
