@@ -39,7 +39,7 @@ def sampling_locations(
     if reference.shape[-1] == 2:
         sizes = [(w, h) for h, w in spatial_shapes]
         sizes = torch.tensor(sizes, dtype=offsets.dtype, device=offsets.device)  # (L, 2)
-        return reference + offsets / sizes[:, None, :]
+        return torch.addcdiv(reference, offsets, sizes[:, None, :])  # reference + offsets / sizes
     if reference.shape[-1] == 4:
         n_points = offsets.shape[-2]
         centre, sides = reference[..., :2], reference[..., 2:]

@@ -18,7 +18,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
-        return self.linear2(self.dropout(self.linear1(x).relu()))
+        hidden = self.linear1(x).relu_()  # in place: it is the largest tensor of the transformer
+        return self.linear2(self.dropout(hidden))
 
 
 class EncoderLayer(nn.Module):

@@ -3,6 +3,7 @@
 It stands here and not beside the model because in training mode it needs the losses.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ddetr_edu.detector import (
     make_batch,
     to_floats,
 )
+from ddetr_edu.detector.backbone import fold_norms
 from ddetr_edu.training.denoising import Denoising, denoising_losses
 from ddetr_edu.training.losses import detection_losses
 from ddetr_edu.training.matching import LossWeights
@@ -108,6 +110,16 @@ class Detector(nn.Module):
             **detection_losses(predictions, inside, self.loss_weights),
             **denoising_losses(predictions.extra, noised, self.loss_weights),
         }
+
+    def for_inference(self) -> "Detector":
+        """A copy that detects the same, faster, and can do nothing else.
+
+        Norms of the backbone become part of its convolutions, and feature maps keep the channels
+        of a pixel together. The copy can neither be trained nor saved.
+        """
+        faster = copy.deepcopy(self).eval().requires_grad_(False)
+        fold_norms(faster.model.backbone)
+        return faster.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def predict(

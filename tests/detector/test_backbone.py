@@ -15,7 +15,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ddetr_edu.detector import DeformableDETRConfig
-from ddetr_edu.detector.backbone import ResNetBackbone, TinyBackbone, build_backbone
+from ddetr_edu.detector.backbone import (
+    ResNetBackbone,
+    TinyBackbone,
+    build_backbone,
+    fold_norms,
+)
 
 
 def test_the_configuration_chooses():
@@ -142,3 +147,21 @@ def test_imagenet_weights_come_over_http_and_are_kept(monkeypatch, tmp_path):
             backbone.load_imagenet()
             assert torch.equal(backbone.body.conv1.weight, donor["conv1.weight"])
         server.shutdown()
+
+
+@pytest.mark.parametrize("make", [TinyBackbone, lambda: ResNetBackbone("resnet18")])
+def test_folded_norms_compute_the_same(make):
+    torch.manual_seed(0)
+    backbone = make().double().eval()
+    for name, tensor in backbone.state_dict().items():  # norms that do something
+        if "num_batches" not in name:
+            tensor.copy_(torch.rand_like(tensor) + (0.5 if tensor.dim() == 1 else -0.5))
+    images = torch.randn(2, 3, 67, 101, dtype=torch.float64)
+    with torch.no_grad():
+        before = backbone(images)
+        fold_norms(backbone)
+        after = backbone(images)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=0)
+    norms = (nn.BatchNorm2d, FrozenBatchNorm2d)
+    assert not any(isinstance(module, norms) for module in backbone.modules())

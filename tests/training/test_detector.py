@@ -319,3 +319,17 @@ def test_sixteen_bit_grey_keeps_its_greys():
     picture = load_picture(PIL.Image.fromarray(ramp))
     assert picture.shape == (3, 7, 256)
     assert picture.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_copy_for_inference_detects_the_same(build, pictures, targets):
+    detector = build()
+    detector.train()(pictures, targets)  # batch norms that have seen something
+    with torch.no_grad():
+        before = detector.eval()(pictures)
+        faster = detector.for_inference()
+        after = faster(pictures)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other["boxes"], one["boxes"], rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(other["scores"], one["scores"], rtol=1e-4, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in faster.parameters())
+    detector.train()(pictures, targets)["loss_label"].backward()  # the original still learns
