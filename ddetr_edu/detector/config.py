@@ -24,6 +24,8 @@ class DeformableDETRConfig:
     dropout: float = 0.1
     n_queries: int = 300  # Lq of the decoder
     box_refine: bool = False  # each decoder layer corrects the box of the layer before
+    two_stage: bool = False  # queries start at boxes that the encoder proposes
+    look_forward: str = "once"  # how far a box's loss reaches back: "once", "twice", "always"
 
     def __post_init__(self):
         if self.backbone != "tiny" and not self.backbone.startswith("resnet"):
@@ -49,6 +51,21 @@ class DeformableDETRConfig:
                 f"d_model={self.d_model} must be a multiple of 32, the number of groups that "
                 "normalise the projected feature maps"
             )
+        if self.two_stage and not self.box_refine:
+            raise ValueError(
+                "two_stage needs box_refine: proposals are boxes, and without refinement no layer "
+                "would correct them; set box_refine=True as well"
+            )
+        if self.look_forward not in LOOK_FORWARD:
+            raise ValueError(
+                f'look_forward "{self.look_forward}" is not known; choose one of '
+                f"{', '.join(LOOK_FORWARD)}"
+            )
+        if self.look_forward != "once" and not self.box_refine:
+            raise ValueError(
+                f'look_forward "{self.look_forward}" needs box_refine: without refinement no '
+                "layer has the box of an earlier one; set box_refine=True as well"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
 
@@ -63,22 +80,28 @@ class DeformableDETRConfig:
         return cls(**{**PRESETS[name], **changes})
 
 
+LOOK_FORWARD = ("once", "twice", "always")  # explained in decoder.py
+
+TINY = dict(
+    backbone="tiny",
+    d_model=128,
+    n_heads=4,
+    n_levels=3,
+    n_encoder_layers=2,
+    n_decoder_layers=3,
+    d_ffn=256,
+    dropout=0.0,
+    n_queries=60,
+    box_refine=True,
+)
+
 # What each preset changes from the defaults above.
 PRESETS = {
-    "tiny": dict(
-        backbone="tiny",
-        d_model=128,
-        n_heads=4,
-        n_levels=3,
-        n_encoder_layers=2,
-        n_decoder_layers=3,
-        d_ffn=256,
-        dropout=0.0,
-        n_queries=60,
-        box_refine=True,
-    ),
+    "tiny": TINY,
+    "tiny_two_stage": dict(**TINY, two_stage=True),
     "r50_single_scale": dict(n_levels=1),
     "r50_single_scale_dc5": dict(n_levels=1, dilation=True),
     "r50": dict(),
     "r50_refine": dict(box_refine=True),
+    "r50_two_stage": dict(box_refine=True, two_stage=True),
 }

@@ -12,17 +12,30 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
+def correct(reference: Tensor, correction: Tensor) -> Tensor:
+    """A reference moved by a correction, which is added before the sigmoid.
+
+    reference (..., 2) (x, y) or (..., 4) (cx, cy, w, h), in [0, 1]; correction (..., 4)
+    Returns: (..., 4) (cx, cy, w, h) in [0, 1]
+    """
+    known = inverse_sigmoid(reference)
+    known = nn.functional.pad(known, (0, 4 - known.shape[-1]))  # a point knows no size
+    return (correction + known).sigmoid()
+
+
 class PredictionHeads(nn.Module):
     """One linear layer for the classes, a three-layer net for the box.
 
     The class bias starts so that every class has probability 0.01: most queries are background,
-    and focal loss would otherwise spend its first steps saying so. The box net starts at zero: the
-    first box is centred on the reference point, a little over a tenth of the picture wide.
+    and focal loss would otherwise spend its first steps saying so. The box net starts at zero: a
+    box that is known stays as it is, and around a bare point the first box is a little over a
+    tenth of the picture wide.
 
+    guess_size: whether references are bare points, so that the size must be guessed
     Source: deformable_detr.py of the official code.
     """
 
-    def __init__(self, d_model: int, num_classes: int):
+    def __init__(self, d_model: int, num_classes: int, guess_size: bool = True):
         super().__init__()
         self.classify = nn.Linear(d_model, num_classes)
         nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))
@@ -33,7 +46,8 @@ class PredictionHeads(nn.Module):
         )  # fmt: skip
         nn.init.zeros_(self.locate[-1].weight)
         nn.init.zeros_(self.locate[-1].bias)
-        nn.init.constant_(self.locate[-1].bias[2:], -2.0)
+        if guess_size:
+            nn.init.constant_(self.locate[-1].bias[2:], -2.0)
 
     def forward(self, state: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and boxes of the queries, the boxes as corrections of their references.
@@ -41,7 +55,4 @@ class PredictionHeads(nn.Module):
         state (N, Lq, C); reference (N, Lq, 2) (x, y) or (N, Lq, 4) (cx, cy, w, h), in [0, 1]
         Returns: logits (N, Lq, K); boxes (N, Lq, 4) (cx, cy, w, h) in [0, 1]
         """
-        correction = self.locate(state)
-        known = inverse_sigmoid(reference)
-        known = nn.functional.pad(known, (0, 4 - known.shape[-1]))  # a point knows no size
-        return self.classify(state), (correction + known).sigmoid()
+        return self.classify(state), correct(reference, self.locate(state))

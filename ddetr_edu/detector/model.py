@@ -12,7 +12,7 @@ from ddetr_edu.detector.config import DeformableDETRConfig
 from ddetr_edu.detector.decoder import Decoder
 from ddetr_edu.detector.encoder import Encoder
 from ddetr_edu.detector.position import sine_position
-from ddetr_edu.detector.queries import LearnedQueries
+from ddetr_edu.detector.queries import ExtraQueries, LearnedQueries, ProposedQueries, add_extra
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Predictions:
     logits: Tensor  # (N, Lq, K), one sigmoid per class
     boxes: Tensor  # (N, Lq, 4)
     aux: list["Predictions"] = field(default_factory=list)  # one per earlier decoder layer
-    encoder: "Predictions | None" = None  # the encoder's own proposals, where there are any
+    encoder: "Predictions | None" = None  # in two stages: of every token, class 0 meaning "object"
+    extra: "Predictions | None" = None  # of the queries that training added
 
 
 class InputProjection(nn.Module):
@@ -82,7 +83,10 @@ class DeformableDETR(nn.Module):
         )
         self.level_embedding = nn.Parameter(torch.empty(config.n_levels, config.d_model))
         self.encoder = Encoder(config)
-        self.queries = LearnedQueries(config.n_queries, config.d_model)
+        if config.two_stage:
+            self.queries = ProposedQueries(config)
+        else:
+            self.queries = LearnedQueries(config.n_queries, config.d_model)
         self.decoder = Decoder(config)
         self.reset_parameters()
 
@@ -97,11 +101,14 @@ class DeformableDETR(nn.Module):
                 if isinstance(module, MSDeformAttn):
                     module.reset_parameters()
 
-    def forward(self, images: Tensor, padding_mask: Tensor) -> Predictions:
+    def forward(
+        self, images: Tensor, padding_mask: Tensor, extra: ExtraQueries | None = None
+    ) -> Predictions:
         """Boxes and classes of a batch of normalised images.
 
         images:       (N, 3, H, W), normalised; a smaller picture fills the top left corner
         padding_mask: (N, H, W) bool, True = padding
+        extra:        queries added in training; they change nothing for the model's own
         Returns: Predictions, boxes as fractions of each picture without its padding.
         Raises: ValueError or TypeError if images, mask and model do not belong together.
         """
@@ -119,11 +126,22 @@ class DeformableDETR(nn.Module):
         ratios = valid_ratios(masks).to(tokens.dtype)  # (N, L, 2)
 
         memory = self.encoder(tokens, position, spatial_shapes, ratios, token_mask)
-        queries = self.queries(len(images))
-        layers = self.decoder(queries, memory, spatial_shapes, ratios, token_mask)
+        proposed = unseen = None
+        if self.config.two_stage:
+            queries, proposed = self.queries(memory, masks)
+        else:
+            queries = self.queries(len(images))
+        n_queries = queries.content.shape[1]
+        if extra is not None:
+            queries, unseen = add_extra(queries, extra)
+        layers = self.decoder(queries, memory, spatial_shapes, ratios, token_mask, unseen)
 
-        *earlier, (logits, boxes) = layers
-        return Predictions(logits, boxes, aux=[Predictions(*layer) for layer in earlier])
+        predictions = predictions_of(layers, slice(0, n_queries))
+        if proposed is not None:
+            predictions.encoder = Predictions(*proposed)
+        if extra is not None:
+            predictions.extra = predictions_of(layers, slice(n_queries, None))
+        return predictions
 
     def _check(self, images: Tensor, padding_mask: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -154,6 +172,15 @@ class DeformableDETR(nn.Module):
                 "in the top left corner, with True = padding (Hugging Face's pixel_mask is the "
                 "inverse)"
             )
+
+
+def predictions_of(layers: list[tuple[Tensor, Tensor]], queries: slice) -> Predictions:
+    """What the decoder's layers say of some queries: the last layer, with the earlier ones."""
+    *earlier, last = [
+        Predictions(logits[:, queries], boxes[:, queries]) for logits, boxes in layers
+    ]
+    last.aux = earlier
+    return last
 
 
 def shrink_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:

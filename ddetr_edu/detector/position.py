@@ -1,4 +1,4 @@
-"""Where a token stands, written as sines: the position embedding of the encoder."""
+"""Where a token or a box stands, written as sines."""
 
 import math
 
@@ -19,13 +19,24 @@ def sine_position(padding_mask: Tensor, d_model: int) -> Tensor:
     """
     picture = (~padding_mask).float()
     y, x = picture.cumsum(1), picture.cumsum(2)  # 1, 2, 3, ... inside the picture
-    y = (y - 0.5) / (y[:, -1:, :] + 1e-6) * 2 * math.pi
-    x = (x - 0.5) / (x[:, :, -1:] + 1e-6) * 2 * math.pi
-    half = torch.arange(0, d_model // 2, 2, device=padding_mask.device)  # C/4 wave lengths
+    y = (y - 0.5) / (y[:, -1:, :] + 1e-6)
+    x = (x - 0.5) / (x[:, :, -1:] + 1e-6)
+    return torch.cat([waves(y, d_model), waves(x, d_model)], dim=-1).permute(0, 3, 1, 2)
+
+
+def sine_boxes(boxes: Tensor, d_model: int) -> Tensor:
+    """Sines and cosines of the four numbers of a box, in the order x, y, w, h.
+
+    boxes:   (..., 4), fractions of the picture
+    Returns: (..., 2C), C = d_model (a multiple of 4)
+    Source: get_proposal_pos_embed of the official deformable_transformer.py.
+    """
+    return waves(boxes, d_model).flatten(-2)  # (..., 4, C/2) -> (..., 2C)
+
+
+def waves(place: Tensor, d_model: int) -> Tensor:
+    """Sines and cosines of places in [0, 1], in C/4 wave lengths: (...) -> (..., C/2)."""
+    half = torch.arange(0, d_model // 2, 2, dtype=place.dtype, device=place.device)
     period = 10000 ** (half / (d_model // 2))
-
-    def waves(place: Tensor) -> Tensor:
-        angle = place[..., None] / period  # (N, H, W, C/4)
-        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (N, H, W, C/2)
-
-    return torch.cat([waves(y), waves(x)], dim=-1).permute(0, 3, 1, 2)  # (N, C, H, W)
+    angle = (place * 2 * math.pi)[..., None] / period  # (..., C/4)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (..., C/2)

@@ -60,19 +60,24 @@ def detection_losses(
 ) -> dict[str, Tensor]:
     """All losses of a forward pass: those of the last layer and, auxiliary, of each earlier one.
 
-    Every layer is matched anew and trained as if it were the last.
+    Every layer is matched anew and trained as if it were the last. So is the encoder of a model
+    of two stages, except that it only says "object": there every object has class 0.
 
     targets: per picture "labels" (T,) class indices and "boxes" (T, 4) (cx, cy, w, h) in [0, 1]
     Returns: "loss_label", "loss_l1", "loss_giou", and the same with "_layer0", "_layer1", ... for
-        the earlier layers. Their plain sum is what training minimises.
+        the earlier layers and "_encoder" for two stages. Their plain sum is what training
+        minimises.
     """
     weights = weights or LossWeights()
-    named = [("", predictions)]
-    named += [(f"_layer{index}", layer) for index, layer in enumerate(predictions.aux)]
+    named = [("", predictions, targets)]
+    named += [(f"_layer{index}", layer, targets) for index, layer in enumerate(predictions.aux)]
+    if predictions.encoder is not None:
+        objects = [{**target, "labels": torch.zeros_like(target["labels"])} for target in targets]
+        named.append(("_encoder", predictions.encoder, objects))
     losses = {}
-    for suffix, layer in named:
+    for suffix, layer, wanted in named:
         logits, boxes = layer.logits.float(), layer.boxes.float()
-        pairs = match(logits, boxes, targets, weights)
-        for name, loss in layer_losses(logits, boxes, targets, pairs, weights).items():
+        pairs = match(logits, boxes, wanted, weights)
+        for name, loss in layer_losses(logits, boxes, wanted, pairs, weights).items():
             losses[f"loss_{name}{suffix}"] = loss
     return losses

@@ -11,7 +11,7 @@ def test_the_defaults_are_the_official_ones():
     assert dataclasses.asdict(DeformableDETRConfig()) == dict(
         num_classes=91, backbone="resnet50", dilation=False, d_model=256, n_heads=8, n_levels=4,
         n_points=4, n_encoder_layers=6, n_decoder_layers=6, d_ffn=1024, dropout=0.1, n_queries=300,
-        box_refine=False,
+        box_refine=False, two_stage=False, look_forward="once",
     )  # fmt: skip
 
 
@@ -22,6 +22,7 @@ def test_the_defaults_are_the_official_ones():
         ("r50_single_scale", {"n_levels": 1}),
         ("r50_single_scale_dc5", {"n_levels": 1, "dilation": True}),
         ("r50_refine", {"box_refine": True}),
+        ("r50_two_stage", {"box_refine": True, "two_stage": True}),
     ],
 )
 def test_a_preset_differs_from_the_defaults_only_where_its_name_says(name, differs):
@@ -53,6 +54,9 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
         (dict(n_queries=0), "n_queries is 0"),
         (dict(d_model=256, n_heads=7), "d_model=256 .*n_heads=7"),
         (dict(d_model=80, n_heads=8), "d_model=80 must be a multiple of 32"),
+        (dict(two_stage=True), "two_stage needs box_refine"),
+        (dict(look_forward="back", box_refine=True), 'look_forward "back".*once, twice, always'),
+        (dict(look_forward="twice"), 'look_forward "twice" needs box_refine'),
         (dict(dropout=1.0), "dropout is 1.0"),
         (dict(dropout=-0.1), "dropout is -0.1"),
     ],

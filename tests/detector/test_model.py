@@ -22,6 +22,7 @@ from ddetr_edu.detector.model import InputProjection, flatten_levels, shrink_mas
         ("r50_single_scale_dc5", 33_844_193),
         ("r50", 39_847_265),
         ("r50_refine", 40_627_260),
+        ("r50_two_stage", 40_959_129),
     ],
 )
 def test_as_many_trainable_weights_as_the_official_models(preset, count):
