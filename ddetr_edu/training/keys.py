@@ -19,36 +19,36 @@ State = Mapping[str, Tensor]
 # official code's and Hugging Face's; {i} is a number, the same in all three.
 TABLE = {
     ("", "", ""): """
-        backbone.body.               backbone.0.body.             model.backbone.conv_encoder.model.
-        input_projection.levels.{i}. input_proj.{i}.              model.input_proj.{i}.
-        level_embedding              transformer.level_embed      model.level_embed
-        decoder.heads.{i}.classify.  class_embed.{i}.             class_embed.{i}.
-        decoder.heads.{i}.locate.0.  bbox_embed.{i}.layers.0.     bbox_embed.{i}.layers.0.
-        decoder.heads.{i}.locate.2.  bbox_embed.{i}.layers.1.     bbox_embed.{i}.layers.1.
-        decoder.heads.{i}.locate.4.  bbox_embed.{i}.layers.2.     bbox_embed.{i}.layers.2.
-        queries.embedding.           query_embed.                 model.query_position_embeddings.
-        queries.reference_points.    transformer.reference_points.model.reference_points.
-        queries.memory_projection.   transformer.enc_output.      model.enc_output.
-        queries.memory_norm.         transformer.enc_output_norm. model.enc_output_norm.
-        queries.to_queries.          transformer.pos_trans.       model.pos_trans.
-        queries.to_queries_norm.     transformer.pos_trans_norm.  model.pos_trans_norm.
-        """,
+    backbone.body.               backbone.0.body.              model.backbone.conv_encoder.model.
+    input_projection.levels.{i}. input_proj.{i}.               model.input_proj.{i}.
+    level_embedding              transformer.level_embed       model.level_embed
+    decoder.heads.{i}.classify.  class_embed.{i}.              class_embed.{i}.
+    decoder.heads.{i}.locate.0.  bbox_embed.{i}.layers.0.      bbox_embed.{i}.layers.0.
+    decoder.heads.{i}.locate.2.  bbox_embed.{i}.layers.1.      bbox_embed.{i}.layers.1.
+    decoder.heads.{i}.locate.4.  bbox_embed.{i}.layers.2.      bbox_embed.{i}.layers.2.
+    queries.embedding.           query_embed.                  model.query_position_embeddings.
+    queries.reference_points.    transformer.reference_points. model.reference_points.
+    queries.memory_projection.   transformer.enc_output.       model.enc_output.
+    queries.memory_norm.         transformer.enc_output_norm.  model.enc_output_norm.
+    queries.to_queries.          transformer.pos_trans.        model.pos_trans.
+    queries.to_queries_norm.     transformer.pos_trans_norm.   model.pos_trans_norm.
+    """,
     ("encoder.layers.{i}.", "transformer.encoder.layers.{i}.", "model.encoder.layers.{i}."): """
-        self_attn.                   self_attn.                   self_attn.
-        self_attn_norm.              norm1.                       self_attn_layer_norm.
-        ffn.linear1.                 linear1.                     fc1.
-        ffn.linear2.                 linear2.                     fc2.
-        ffn_norm.                    norm2.                       final_layer_norm.
-        """,
+    self_attn.                   self_attn.                    self_attn.
+    self_attn_norm.              norm1.                        self_attn_layer_norm.
+    ffn.linear1.                 linear1.                      fc1.
+    ffn.linear2.                 linear2.                      fc2.
+    ffn_norm.                    norm2.                        final_layer_norm.
+    """,
     ("decoder.layers.{i}.", "transformer.decoder.layers.{i}.", "model.decoder.layers.{i}."): """
-        self_attn.                   self_attn.                   self_attn.
-        self_attn_norm.              norm2.                       self_attn_layer_norm.
-        cross_attn.                  cross_attn.                  encoder_attn.
-        cross_attn_norm.             norm1.                       encoder_attn_layer_norm.
-        ffn.linear1.                 linear1.                     fc1.
-        ffn.linear2.                 linear2.                     fc2.
-        ffn_norm.                    norm3.                       final_layer_norm.
-        """,
+    self_attn.                   self_attn.                    self_attn.
+    self_attn_norm.              norm2.                        self_attn_layer_norm.
+    cross_attn.                  cross_attn.                   encoder_attn.
+    cross_attn_norm.             norm1.                        encoder_attn_layer_norm.
+    ffn.linear1.                 linear1.                      fc1.
+    ffn.linear2.                 linear2.                      fc2.
+    ffn_norm.                    norm3.                        final_layer_norm.
+    """,
 }
 OURS, OFFICIAL, HUGGINGFACE = (
     [
@@ -63,7 +63,7 @@ OURS, OFFICIAL, HUGGINGFACE = (
 def rename(state: State, old: list[str], new: list[str]) -> dict[str, Tensor]:
     """The same tensors, their names translated from one column of the table to another.
 
-    Raises: KeyError for a name that is not in the table.
+    Raises: ValueError for a name that is not in the table.
     """
     rows = [
         (re.compile(re.escape(a).replace(r"\{i\}", r"(\d+)")), b.replace("{i}", r"\1"))
@@ -76,7 +76,7 @@ def rename(state: State, old: list[str], new: list[str]) -> dict[str, Tensor]:
                 renamed[match.expand(replacement) + name[match.end() :]] = tensor
                 break
         else:
-            raise KeyError(name)
+            raise ValueError(f"no weight here corresponds to {name}")
     return renamed
 
 
@@ -86,8 +86,7 @@ def rename(state: State, old: list[str], new: list[str]) -> dict[str, Tensor]:
 def from_official(state: State) -> dict[str, Tensor]:
     """A state dict of the official code under our names.
 
-    Raises: KeyError for a name that the official code does not use, ValueError for weights that
-        should be shared and differ.
+    Raises: ValueError for a name that is not in the table, or shared weights that differ.
     Source: deformable_detr.py of the official code.
     """
     return _heads_to_ours(state, "transformer.", OFFICIAL)
@@ -96,13 +95,13 @@ def from_official(state: State) -> dict[str, Tensor]:
 def to_official(state: State, config: DeformableDETRConfig) -> dict[str, Tensor]:
     """Our state dict under the names of the official code, which saves every shared weight again.
 
-    Raises: KeyError for weights that the official code has no name for (the tiny backbone's).
+    Raises: ValueError for weights that the official code has no name for (the tiny backbone's).
     """
     official = rename(_one_head_per_layer(state, config), OURS, OFFICIAL)
     return official | {
         f"transformer.decoder.{name}": tensor
         for name, tensor in official.items()
-        if name.startswith(_heads_inside_the_decoder(state, config))
+        if name.startswith(_heads_inside_the_decoder(config))
     }
 
 
@@ -117,10 +116,10 @@ def from_huggingface(state: State) -> dict[str, Tensor]:
 def to_huggingface(state: State, config: DeformableDETRConfig) -> dict[str, Tensor]:
     """Our state dict under the names in a Hugging Face file, where each weight is saved once.
 
-    Raises: KeyError for weights that Hugging Face has no name for (the tiny backbone's).
+    Raises: ValueError for weights that Hugging Face has no name for (the tiny backbone's).
     """
     theirs = _split_projections(rename(_one_head_per_layer(state, config), OURS, HUGGINGFACE))
-    inside = _heads_inside_the_decoder(state, config)
+    inside = _heads_inside_the_decoder(config)
     shared = re.compile(r"(class|bbox)_embed\.[1-9]")
     saved = {}
     for name, tensor in theirs.items():
@@ -164,8 +163,8 @@ def _join_projections(state: State) -> dict[str, Tensor]:
 # in two stages the class heads, too.
 
 
-def _heads_inside_the_decoder(state: State, config: DeformableDETRConfig) -> tuple[str, ...]:
-    if "queries.memory_projection.weight" in state:
+def _heads_inside_the_decoder(config: DeformableDETRConfig) -> tuple[str, ...]:
+    if config.two_stage:
         return ("bbox_embed.", "class_embed.")
     return ("bbox_embed.",) if config.box_refine else ()
 
@@ -227,13 +226,13 @@ def count(state: State, prefix: str) -> int:
 def deduce_config(state: State, **known) -> DeformableDETRConfig:
     """The configuration of a state dict under our names, from the shapes of its weights.
 
-    known: what shapes do not tell, where it is known. Not told are n_heads (8 when unknown: only
-        heads times points shows), dilation (False: it changes no weight, only what the weights
-        make of a picture), dropout, n_queries in two stages, and box_refine if there is one layer
+    known: settings known from elsewhere; shapes, where they tell, go before. They do not tell
+        n_heads (only heads times points shows), dilation (the same weights, used otherwise),
+        dropout, n_queries in two stages, and box_refine if there is but one layer; of what nobody
+        knows the default is taken
     Raises: KeyError if a weight is missing, ValueError if the shapes make no model.
     """
     n_levels, d_model = state["level_embedding"].shape
-    two_stage = "queries.memory_projection.weight" in state
     shown = dict(
         num_classes=len(state["decoder.heads.0.classify.bias"]),
         backbone=resnet_name(state),
@@ -243,10 +242,9 @@ def deduce_config(state: State, **known) -> DeformableDETRConfig:
         n_decoder_layers=count(state, "decoder.layers."),
         d_ffn=len(state["decoder.layers.0.ffn.linear1.bias"]),
         box_refine=count(state, "decoder.heads.") > 1 or known.get("box_refine", False),
+        two_stage="queries.memory_projection.weight" in state,
     )
-    if two_stage:
-        shown["two_stage"] = True
-    else:
+    if not shown["two_stage"]:
         shown["n_queries"] = len(state["queries.embedding.weight"])
     heads = known.get("n_heads", DeformableDETRConfig.n_heads)
     points = len(state["decoder.layers.0.cross_attn.attention_weights.bias"]) / (heads * n_levels)
@@ -256,7 +254,23 @@ def deduce_config(state: State, **known) -> DeformableDETRConfig:
 
 
 def resnet_name(state: State) -> str:
-    """A ResNet is named by its depth: the stem, the convolutions of its blocks, the classifier."""
+    """A ResNet is named by its depth: the stem, the convolutions of its blocks, the classifier.
+
+    Raises: ValueError if the backbone is none.
+    """
+    if "backbone.body.layer1.0.conv1.weight" not in state:
+        raise ValueError("its backbone is no ResNet with torchvision's names")
     blocks = sum(count(state, f"backbone.body.layer{stage}.") for stage in (1, 2, 3, 4))
     per_block = 3 if "backbone.body.layer1.0.conv3.weight" in state else 2
     return f"resnet{2 + per_block * blocks}"
+
+
+def check_convertible(config: DeformableDETRConfig) -> None:
+    """Raise ValueError, in one sentence, for a model that only we can build."""
+    if config.backbone == "tiny":
+        raise ValueError("the tiny backbone exists in this library alone; convert a ResNet's model")
+    if config.n_levels == 2:
+        raise ValueError(
+            "the other implementations read one level of the backbone or all three, so a model "
+            "with n_levels=2 cannot be converted"
+        )
