@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def sine_position(padding_mask: Tensor, d_model: int) -> Tensor:
+def sine_position(padding_mask: Tensor, d_model: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Sines and cosines of each pixel's row and column, from slow waves to fast ones.
 
     Rows and columns are counted over the picture without its padding and scaled to [0, 2*pi], so
@@ -14,10 +14,10 @@ def sine_position(padding_mask: Tensor, d_model: int) -> Tensor:
     encodes y, the second x.
 
     padding_mask: (N, H, W) bool, True = padding
-    Returns:      (N, C, H, W), C = d_model (a multiple of 4)
+    Returns:      (N, C, H, W) of that dtype, C = d_model (a multiple of 4)
     Source: models/position_encoding.py of the official code (which, unlike DETR, shifts by -0.5).
     """
-    picture = (~padding_mask).float()
+    picture = (~padding_mask).to(dtype)
     y, x = picture.cumsum(1), picture.cumsum(2)  # 1, 2, 3, ... inside the picture
     y = (y - 0.5) / (y[:, -1:, :] + 1e-6)
     x = (x - 0.5) / (x[:, :, -1:] + 1e-6)
