@@ -50,18 +50,18 @@ def sampling_locations(
     )
 
 
-def valid_ratios(padding_masks: list[Tensor]) -> Tensor:
+def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
     """The part of each padded level that is picture: its valid (width, height) over the whole.
 
     padding_masks: one (N, H, W) per level, True = padding; a picture fills the top left corner.
-    Returns:       (N, L, 2), last axis (x, y), in (0, 1].
+    Returns:       (N, L, 2) of that dtype, last axis (x, y), in (0, 1].
     Source: `get_valid_ratio` of the official deformable_transformer.py.
     """
     ratios = []
     for mask in padding_masks:
         height, width = mask.shape[1:]
-        valid_height = (~mask[:, :, 0]).sum(1)
-        valid_width = (~mask[:, 0, :]).sum(1)
+        valid_height = (~mask[:, :, 0]).sum(1, dtype=dtype)
+        valid_width = (~mask[:, 0, :]).sum(1, dtype=dtype)
         ratios.append(torch.stack([valid_width / width, valid_height / height], dim=-1))
     return torch.stack(ratios, dim=1)
 

@@ -123,14 +123,15 @@ class DeformableDETR(nn.Module):
         levels = self.input_projection(self.backbone(images))  # L x (N, C, H_l, W_l)
         spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
         masks = [shrink_mask(padding_mask, shape) for shape in spatial_shapes]
+        tokens = flatten_levels(levels)  # (N, S, C)
+        exact = torch.promote_types(tokens.dtype, torch.float32)  # halves cannot count the pixels
         positions = [
-            sine_position(mask, self.config.d_model) + embedding[:, None, None]
+            sine_position(mask, self.config.d_model, exact) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embedding, strict=True)
         ]
-        tokens = flatten_levels(levels)  # (N, S, C)
         position = flatten_levels(positions).to(tokens.dtype)  # (N, S, C)
         token_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)  # (N, S)
-        ratios = valid_ratios(masks).to(tokens.dtype)  # (N, L, 2)
+        ratios = valid_ratios(masks, exact).to(tokens.dtype)  # (N, L, 2)
 
         memory = self.encoder(tokens, position, spatial_shapes, ratios, token_mask)
         proposed = unseen = None

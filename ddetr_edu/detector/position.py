@@ -17,8 +17,7 @@ def sine_position(
 
     padding_mask: (N, H, W) bool, True = padding
     shift:        0.5 counts to the centres of the pixels; DETR counts to their far edges: 0
-    dtype:        float32 or float64
-    Returns:      (N, C, H, W), C = d_model (a multiple of 4)
+    Returns:      (N, C, H, W) of that dtype (float32 or float64), C = d_model (a multiple of 4)
     Source: models/position_encoding.py of the official code.
     """
     picture = (~padding_mask).to(dtype)

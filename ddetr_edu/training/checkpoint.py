@@ -1,6 +1,5 @@
-"""A detector on disk: weights, configuration and categories in one file."""
+"""A detector on disk: saved in a file of our own, loaded from that or from others' files."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,21 +7,19 @@ import torch
 
 from ddetr_edu.detector import DETR, DeformableDETR, DeformableDETRConfig, DETRConfig, PictureSize
 from ddetr_edu.training.detector import Detector
+from ddetr_edu.training.files import CheckpointError, read, write_whole
+from ddetr_edu.training.huggingface import open_huggingface
+from ddetr_edu.training.official import open_official
 
 FORMAT = "ddetr-edu checkpoint 1"
 
 
-class CheckpointError(ValueError):
-    """A file that is not a checkpoint, or not one that fits."""
-
-
 def save(path: str | Path, detector: Detector, **extra) -> None:
-    """Write a checkpoint in one go: the old file stays until the new one is whole on the disk.
+    """Write a checkpoint of our own.
 
     extra: more entries for the file, such as the step; tensors and plain values only
     Raises: OSError if it cannot be written (a full disk, say); the old file is then untouched.
     """
-    path = Path(path)
     content = {
         "format": FORMAT,
         "model": detector.model.state_dict(),
@@ -32,63 +29,46 @@ def save(path: str | Path, detector: Detector, **extra) -> None:
         "size": asdict(detector.size),
         **extra,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
-            raise OSError(f"the checkpoint {path} could not be written: {error}") from error
-        raise
-
-
-def read(path: str | Path) -> dict:
-    """The content of a checkpoint file; nothing in it is ever executed.
-
-    Raises: CheckpointError if the file is missing, is no checkpoint or is of another kind.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no checkpoint at {path}; `ddetr train` writes one to its --out folder"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # on a damaged file torch.load may fail in any way, AssertionError included
-        raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely (damaged, of another program, or "
-            "holding code); give a checkpoint.pt written by `ddetr train`"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is a torch file but not a checkpoint of this library; give a checkpoint.pt "
-            "written by `ddetr train`"
-        )
-    return content
+    write_whole(Path(path), lambda file: torch.save(content, file))
 
 
 def load(path: str | Path) -> Detector:
-    """The detector of a checkpoint, in evaluation mode, on the CPU.
+    """The detector of a checkpoint, in evaluation mode, on the CPU. Nothing in it is executed.
 
-    Raises: CheckpointError, in one sentence, if the file is missing or is no such checkpoint.
+    path: a file of ours, a file of the official code (or only its state dict), or a folder of
+        Hugging Face's DeformableDetrForObjectDetection; which of them is seen from what is in it
+    Raises: CheckpointError, in one sentence, if it is missing, damaged or something else.
     """
-    content = read(path)
+    path = Path(path)
     try:
-        if content.get("kind") == "DETR":
-            model = DETR(DETRConfig(**content["config"]))
+        if (path / "config.json").is_file():
+            detector = open_huggingface(path)
         else:
-            model = DeformableDETR(DeformableDETRConfig(**content["config"]))
-        model.load_state_dict(content["model"])
-        detector = Detector(model, content["categories"], PictureSize(**content["size"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            content = read(path)
+            ours = isinstance(content, dict) and content.get("format") == FORMAT
+            detector = _open_ours(content) if ours else open_official(content, path)
+    except CheckpointError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"{path} does not fit this version of the library ({reason}); train it anew, or use "
-            "the version that wrote it"
+            f"{path} does not fit this version of the library ({reason}); use the version "
+            "that wrote it, or another checkpoint"
         ) from None
     return detector.eval()
+
+
+def _open_ours(content: dict) -> Detector:
+    if content.get("kind") == "DETR":
+        model = DETR(DETRConfig(**content["config"]))
+    else:
+        model = DeformableDETR(DeformableDETRConfig(**content["config"]))
+    model.load_state_dict(content["model"])
+    return Detector(model, content["categories"], PictureSize(**content["size"]))

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
@@ -27,6 +28,9 @@ from ddetr_edu.detector.backbone import fold_norms
 from ddetr_edu.training.denoising import Denoising, denoising_losses
 from ddetr_edu.training.losses import detection_losses
 from ddetr_edu.training.matching import LossWeights
+
+
+Picture = str | Path | PIL.Image.Image | np.ndarray | Tensor
 
 
 class Detector(nn.Module):
@@ -80,24 +84,14 @@ class Detector(nn.Module):
         device = next(self.model.parameters()).device
         for n, image in enumerate(images):
             check_image(image, n, device)
-        sizes = [tuple(image.shape[-2:]) for image in images]
         if not self.training:
-            detections = best_detections(self.model(*make_batch(images, self.size)), sizes)
-            labels = torch.tensor(self.labels, device=images[0].device)
-            return [
-                {
-                    "boxes": found["boxes"],
-                    "scores": found["scores"],
-                    "labels": labels[found["classes"]],
-                    "queries": found["queries"],
-                }
-                for found in detections
-            ]
+            return self._detect(images, 100)
         if targets is None or len(targets) != len(images):
             raise ValueError(
                 f"in training mode {len(images)} images need as many targets, but there are "
                 f"{'none' if targets is None else len(targets)}; call .eval() to detect"
             )
+        sizes = [tuple(image.shape[-2:]) for image in images]
         inside = [
             self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))
         ]
@@ -123,22 +117,43 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, picture: str | Path | PIL.Image.Image, threshold: float = 0.5
-    ) -> dict[str, Tensor]:
-        """Detect the objects of one picture, given as a file or as a PIL image.
+        self, pictures: Picture | list[Picture], threshold: float = 0.5, top_k: int = 100
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Detect the objects of one picture or of a list of pictures, given as `load_picture` says.
 
-        The detector is put into evaluation mode. EXIF orientation is honoured.
+        The detector is put into evaluation mode. Each picture is seen alone, so what is found in it
+        does not depend on the others.
 
         threshold: leave out detections that score less
-        Returns: "boxes" (k, 4) xyxy in pixels, "scores" (k,), "labels" (k,), "queries" (k,).
-        Raises: ValueError naming a file that is missing or not a picture.
+        top_k: of each picture no more than the so many best
+        Returns: "boxes" (k, 4) xyxy in pixels, "scores" (k,), "labels" (k,), "queries" (k,), best
+            first and on the CPU; of a list, a list of these.
+        Raises: ValueError or TypeError for what is missing, is no picture, or has a wrong shape.
         """
-        image = load_picture(picture)
-        device = next(self.model.parameters()).device
+        if isinstance(pictures, list):
+            return [self.predict(picture, threshold, top_k) for picture in pictures]
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; at least 1 is needed")
+        image = load_picture(pictures).to(next(self.model.parameters()).device)
         self.eval()
-        (found,) = self([image.to(device)])
+        (found,) = self._detect([image], top_k)
         keep = found["scores"] >= threshold
         return {name: values[keep].cpu() for name, values in found.items()}
+
+    def _detect(self, images: list[Tensor], count: int) -> list[dict[str, Tensor]]:
+        """The best detections of each image (3, H, W), with labels in place of class outputs."""
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        detections = best_detections(self.model(*make_batch(images, self.size)), sizes, count)
+        labels = torch.tensor(self.labels, device=images[0].device)
+        return [
+            {
+                "boxes": found["boxes"],
+                "scores": found["scores"],
+                "labels": labels[found["classes"]],
+                "queries": found["queries"],
+            }
+            for found in detections
+        ]
 
     def _inside(self, target: dict[str, Tensor], size: tuple[int, int], n: int) -> dict:
         """A target as the losses want it: class indices, and boxes (cx, cy, w, h) in [0, 1]."""
@@ -189,22 +204,60 @@ def check_image(image: Tensor, n: int, device: torch.device) -> None:
         )
 
 
-def load_picture(picture: str | Path | PIL.Image.Image) -> Tensor:
-    """A picture as (3, H, W) floats in [0, 1], turned upright as its EXIF orientation says.
+def load_picture(picture: Picture) -> Tensor:
+    """A picture as RGB floats in [0, 1], (3, H, W).
 
-    Raises: ValueError naming a file that is missing or not a picture.
+    picture: a file that Pillow reads, or a PIL image: turned upright as its EXIF orientation says;
+        an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor with the channels first.
+        Arrays and tensors hold unsigned whole numbers (8 or 16 bits) or floats in [0, 1]. Grey
+        becomes RGB, and transparency is passed over.
+    Raises: ValueError naming what is missing, not a picture, or of a wrong shape or range,
+        TypeError for another kind of object or number.
     """
+    if isinstance(picture, np.ndarray):
+        if picture.ndim not in (2, 3):
+            raise ValueError(f"an array of shape {picture.shape} is no picture; give (H, W, 3)")
+        channels_last = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(picture)))
+        return _rgb_floats(channels_last.permute(2, 0, 1))
+    if isinstance(picture, Tensor):
+        return _rgb_floats(picture)
+    if isinstance(picture, (str, Path)):
+        picture = _open(Path(picture))
     if not isinstance(picture, PIL.Image.Image):
-        path = Path(picture)
-        if not path.is_file():
-            raise ValueError(f"there is no picture at {path}; check the path")
-        try:
-            picture = PIL.Image.open(path)
-            picture.load()
-        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{path} cannot be read as a picture ({type(error).__name__}); give a JPEG, a PNG "
-                "or another format that Pillow reads"
-            ) from None
-    picture = to_rgb(PIL.ImageOps.exif_transpose(picture))
-    return to_floats(pil_to_tensor(picture))
+        raise TypeError(
+            f"a picture is given as a path, a PIL image, an array or a tensor, and not as "
+            f"{type(picture).__name__}"
+        )
+    return to_floats(pil_to_tensor(to_rgb(PIL.ImageOps.exif_transpose(picture))))
+
+
+def _open(path: Path) -> PIL.Image.Image:
+    if not path.is_file():
+        raise ValueError(f"there is no picture at {path}; check the path")
+    try:
+        picture = PIL.Image.open(path)
+        picture.load()
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({type(error).__name__}); give a JPEG, a PNG "
+            "or another format that Pillow reads"
+        ) from None
+    return picture
+
+
+def _rgb_floats(image: Tensor) -> Tensor:
+    """Numbers (1, 3 or 4, H, W) of any usual type -> floats in [0, 1], (3, H, W)."""
+    if image.dim() != 3 or image.shape[0] not in (1, 3, 4) or image.numel() == 0:
+        raise ValueError(
+            f"an image of shape {tuple(image.shape)}, channels first, is no picture; it takes 1, 3 "
+            "or 4 channels and at least one pixel"
+        )
+    if not image.is_floating_point() and image.dtype not in (torch.uint8, torch.uint16):
+        raise TypeError(f"an image of {image.dtype} is no picture; give uint8 or floats in [0, 1]")
+    image = to_floats(image)
+    if not (0 <= image.min() and image.max() <= 1):  # NaN is neither
+        raise ValueError(
+            f"the image's numbers run from {image.min():g} to {image.max():g}, but floats must lie "
+            "in [0, 1]; divide by 255, or undo a normalisation"
+        )
+    return image[:3].expand(3, -1, -1)

@@ -123,7 +123,9 @@ def test_a_forgotten_piece_would_be_noticed(leakless, padded, monkeypatch, mista
     if mistake == "no ratios":
         ratios = ddetr_edu.detector.model.valid_ratios
         monkeypatch.setattr(
-            ddetr_edu.detector.model, "valid_ratios", lambda masks: torch.ones_like(ratios(masks))
+            ddetr_edu.detector.model,
+            "valid_ratios",
+            lambda *args: torch.ones_like(ratios(*args)),
         )
     elif mistake == "no mask in attention":
         # With the bias of the value projection, padding would speak even where it is zero.
@@ -134,7 +136,7 @@ def test_a_forgotten_piece_would_be_noticed(leakless, padded, monkeypatch, mista
         sine = ddetr_edu.detector.model.sine_position
         monkeypatch.setattr(
             ddetr_edu.detector.model, "sine_position",
-            lambda mask, c: sine(torch.zeros_like(mask), c),
+            lambda mask, *args: sine(torch.zeros_like(mask), *args),
         )  # fmt: skip
     beside, single = leakless(*padded), leakless(*alone(*padded))
     beside.boxes, beside.logits = beside.boxes[1:], beside.logits[1:]

@@ -1,0 +1,254 @@
+"""Official files and Hugging Face folders: recognised, told apart, never executed."""
+
+import argparse
+import json
+import os
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
+from ddetr_edu.training import CheckpointError, Detector, load, save
+from ddetr_edu.training.huggingface import save_huggingface
+from ddetr_edu.training.keys import to_official
+from ddetr_edu.training.official import coco_categories, save_official
+
+SMALL = dict(
+    backbone="resnet18", d_model=64, n_heads=2, n_levels=3, n_points=3, n_encoder_layers=1,
+    n_decoder_layers=2, d_ffn=37, dropout=0.2, n_queries=19,
+)  # fmt: skip
+FLAVOURS = {
+    "plain": {},
+    "refine": dict(box_refine=True),
+    "two-stage": dict(box_refine=True, two_stage=True),
+}
+
+
+def build(categories, **changes):
+    torch.manual_seed(1)
+    config = DeformableDETRConfig(**{**SMALL, "num_classes": len(categories), **changes})
+    return Detector(DeformableDETR(config), categories, PictureSize(64, 96)).eval()
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
+def detector(request):
+    return build({3: "cat", 7: "dog", 90: "toothbrush"}, **FLAVOURS[request.param])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return build({3: "cat", 7: "dog", 90: "toothbrush"})
+
+
+def assert_same(found, expected):
+    assert found.model.config == expected.model.config
+    assert found.categories == expected.categories and found.size == expected.size
+    state = expected.model.state_dict()
+    assert found.model.state_dict().keys() == state.keys()
+    for name, values in found.model.state_dict().items():
+        assert torch.equal(values, state[name]), name
+
+
+# Round trips ------------------------------------------------------------------------------------
+
+
+def test_ours_to_official_to_hugging_face_to_ours(detector, tmp_path):
+    save(tmp_path / "a.pt", detector)
+    save_official(tmp_path / "b.pth", load(tmp_path / "a.pt"))
+    save_huggingface(tmp_path / "c", load(tmp_path / "b.pth"))
+    found = load(tmp_path / "c")
+    assert not found.training
+    assert_same(found, detector)
+
+
+def test_the_older_file_of_weights_is_read_as_well(detector, tmp_path):
+    save_huggingface(tmp_path, detector)
+    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert_same(load(tmp_path), detector)
+
+
+def test_a_real_official_file(tmp_path):
+    """With the optimiser's state and all arguments of a run, and no word about categories."""
+    detector = build(coco_categories(91), n_points=4)
+    content = {
+        "model": to_official(detector.model.state_dict(), detector.model.config),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 2e-4}]},
+        "lr_scheduler": {"last_epoch": 49, "base_lrs": [2e-4]},
+        "epoch": 49,
+        "args": argparse.Namespace(
+            lr=2e-4, lr_backbone_names=["backbone.0"], nheads=2, dropout=0.2, num_queries=19,
+            dilation=False, with_box_refine=False, two_stage=False, dataset_file="coco",
+        ),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "r50.pth")
+    found = load(tmp_path / "r50.pth")
+    assert found.size == PictureSize(800, 1333)  # the official one; the file does not say
+    found.size = detector.size
+    assert_same(found, detector)
+
+
+def test_a_state_dict_alone_is_taken_with_the_official_defaults(tmp_path):
+    detector = build(["a", "b"], n_heads=8, dropout=0.1)
+    config = detector.model.config
+    torch.save(to_official(detector.model.state_dict(), config), tmp_path / "bare.pth")
+    found = load(tmp_path / "bare.pth")
+    assert found.model.config == config
+    assert found.categories == {0: "class 0", 1: "class 1"}
+
+
+def test_class_outputs_of_the_official_models_are_cocos_ids():
+    names = coco_categories(91)
+    assert len(names) == 91
+    assert (names[1], names[17], names[18], names[75], names[90]) == (
+        "person", "cat", "dog", "remote", "toothbrush")  # fmt: skip
+    assert sum(name == "N/A" for name in names.values()) == 91 - 80
+    assert names[0] == names[12] == "N/A"
+
+
+def test_the_size_of_pictures_is_read_in_its_older_and_newer_form(plain, tmp_path):
+    save_huggingface(tmp_path, plain)
+    for said, size in [
+        ({"size": {"shortest_edge": 480, "longest_edge": 800}}, (480, 800)),
+        ({"size": 600, "max_size": 1000}, (600, 1000)),
+        ({}, (800, 1333)),
+    ]:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+        assert load(tmp_path).size == PictureSize(*size)
+
+
+# What cannot be converted -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [save_official, save_huggingface])
+@pytest.mark.parametrize(
+    "changes, message",
+    [(dict(backbone="tiny"), "tiny backbone exists in this"), (dict(n_levels=2), "n_levels=2")],
+)
+def test_what_the_others_cannot_hold_is_refused_in_words(tmp_path, write, changes, message):
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "x", build(["a"], **changes))
+    assert not (tmp_path / "x").exists()
+
+
+# Files that are none ----------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickled by the unsafe way, it leaves a folder behind."""
+
+    def __init__(self, victim):
+        self.victim = str(victim)
+
+    def __reduce__(self):
+        return os.mkdir, (self.victim,)
+
+
+@pytest.mark.parametrize("place", ["args", "beside", "weights", "hugging face"])
+def test_code_in_a_file_is_not_executed(plain, tmp_path, place):
+    victim, path = tmp_path / "executed", tmp_path / "r50.pth"
+    state = to_official(plain.model.state_dict(), plain.model.config)
+    trap, args = Trap(victim), argparse.Namespace(nheads=2)
+    if place == "args":
+        args.nheads = trap
+    content = {"model": state, "args": args}
+    if place == "beside":
+        content["lr_scheduler"] = trap
+    elif place == "weights":
+        content["model"]["transformer.level_embed"] = trap
+    elif place == "hugging face":
+        save_huggingface(tmp_path, plain)
+        (tmp_path / "model.safetensors").unlink()
+        content, path = {"a": trap}, tmp_path / "pytorch_model.bin"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"{path.name} is not a checkpoint that can be read"):
+        load(tmp_path if place == "hugging face" else path)
+    assert not victim.exists()
+    torch.load(path, weights_only=False)
+    assert victim.exists()  # the trap does work
+
+
+def test_no_other_class_is_let_in(tmp_path):
+    torch.save({"model": {}, "args": argparse.ArgumentParser}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="a.pth is not a checkpoint that can be read safely"):
+        load(tmp_path / "a.pth")
+
+
+def spoil_settings(**changes):
+    def spoil(folder):
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, **changes}))
+
+    return spoil
+
+
+def cut(name, share):
+    def spoil(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(share * len(content))])
+
+    return spoil
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (spoil_settings(model_type="detr"), "config.json describes no deformable_detr model"),
+        (spoil_settings(position_embedding_type="learned"), "position_embedding_type is learned"),
+        (spoil_settings(encoder_attention_heads=5), "cannot be shared out over 5 heads"),
+        (spoil_settings(encoder_attention_heads=0), "does not fit"),
+        (spoil_settings(encoder_attention_heads="two"), "does not fit"),
+        (spoil_settings(id2label=[1]), "does not fit"),
+        (spoil_settings(category_ids=[1]), "does not fit"),
+        (write("config.json", b"{"), "config.json cannot be read as JSON"),
+        (write("config.json", b"[]"), "config.json holds no settings"),
+        (write("config.json", b"\xff\xfe"), "config.json cannot be read as JSON"),
+        (write("preprocessor_config.json", b"{"), "or_config.json cannot be read as JSON"),
+        (cut("model.safetensors", 0.5), "model.safetensors cannot be read"),
+        (cut("model.safetensors", 0), "model.safetensors cannot be read"),
+        (write("model.safetensors", pickle.dumps({})), "model.safetensors cannot be read"),
+        (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor pytorch_mod"),
+        (lambda f: (f / "config.json").unlink(), "there is no checkpoint at .*ddetr train"),
+        (lambda f: safetensors.torch.save_file({}, f / "model.safetensors"), "does not fit"),
+        (lambda f: safetensors.torch.save_file(
+            {"model.level_embed": torch.zeros(3, 64), "embedder.weight": torch.zeros(3)},
+            f / "model.safetensors"), "no weight here corresponds to embedder.weight"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_folder_is_one_sentence(plain, tmp_path, spoil, message):
+    save_huggingface(tmp_path, plain)
+    spoil(tmp_path)
+    with pytest.raises(CheckpointError, match=message) as refused:
+        load(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c["model"].pop("query_embed.weight"),
+        lambda c: c["model"].update({"transformer.level_embed": torch.zeros(3)}),
+        lambda c: c["model"].update({"transformer.level_embed": "zeros"}),
+        lambda c: c["model"].update({"backbone.0.body.layer2.0.conv1.weight": torch.zeros(3)}),
+        lambda c: c["model"].update({3: torch.zeros(3)}),
+        lambda c: c.update(args=argparse.Namespace(nheads="many")),
+        lambda c: c.update(args=7),
+        lambda c: c.update(categories={1: "a"}),
+    ],
+)
+def test_a_spoilt_official_file_is_one_sentence(plain, tmp_path, spoil):
+    save_official(tmp_path / "a.pth", plain)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(tmp_path / "a.pth", weights_only=True)
+    spoil(content)
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="a.pth does not fit") as refused:
+        load(tmp_path / "a.pth")
+    assert "\n" not in str(refused.value)
