@@ -118,7 +118,7 @@ def main() -> None:
         results |= measure(Path(folder))
         results["peak_megabytes"] = {name: peak_megabytes(name, Path(folder)) for name in OPEN}
     for name, times in results["seconds"].items():
-        print(f"{name:7} {statistics.median(times):6.2f} s ({min(times):.2f} to {max(times):.2f})   "
+        print(f"{name:7} {statistics.median(times):6.2f} s ({min(times):.2f} to {max(times):.2f}), "
               f"peak {results['peak_megabytes'][name]} MB")  # fmt: skip
     print(f"ours is {results['ratio']}x as fast; largest difference of an answer "
           f"{results['max_difference']:.1e}")  # fmt: skip

@@ -126,7 +126,7 @@ class DeformableDETR(nn.Module):
         tokens = flatten_levels(levels)  # (N, S, C)
         exact = torch.promote_types(tokens.dtype, torch.float32)  # halves cannot count the pixels
         positions = [
-            sine_position(mask, self.config.d_model, exact) + embedding[:, None, None]
+            sine_position(mask, self.config.d_model, dtype=exact) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embedding, strict=True)
         ]
         position = flatten_levels(positions).to(tokens.dtype)  # (N, S, C)
