@@ -173,6 +173,8 @@ def compare(one: Split, other: Split, findings: Findings) -> None:
             )
         elif name in one.sums:
             findings.remark("file names in two splits, for different pictures", f"{name} in {both}")
+    if not (one.categories and other.categories):
+        return  # an annotation file that could not be read: that is said already
     for i in sorted(one.categories.keys() | other.categories.keys()):
         names = [split.categories.get(i, "absent") for split in (one, other)]
         if names[0] != names[1]:

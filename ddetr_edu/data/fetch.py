@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ddetr_edu.data.coco import DataError
 
 ATTEMPTS = 6
-BELIEVED = 3  # times that a source has to say that it does not have a file
+BELIEVED = 3  # times that a source has to say that it has no such file, or send it damaged
 PAUSE = 0.5  # seconds before the second attempt; doubled before each one after it
 TIMEOUT = 20.0  # seconds without a byte after which an attempt is given up
 SLOWEST = 1000  # bytes a second; an answer that comes more slowly is given up too
@@ -51,8 +51,8 @@ class Source:
         """A whole file that `check` accepts. Up to ATTEMPTS tries, with growing pauses between.
 
         check: raises DataError for a content that cannot be right
-        Raises: Missing if the source has no such file, DataError if every answer was refused by
-            `check`, FetchError for everything that may be better at another time.
+        Raises: Missing if the source has no such file, DataError if `check` kept refusing it,
+            FetchError for everything that may be better at another time.
         """
 
         def attempt(url: str) -> bytes:
@@ -105,8 +105,9 @@ class Source:
                 troubles.append(reason)
                 if isinstance(reason, socket.gaierror):
                     break  # no such host, or no network at all
-        if len(troubles) == ATTEMPTS and all(isinstance(t, DataError) for t in troubles):
-            raise troubles[-1]
+        damaged = [t for t in troubles if isinstance(t, DataError)]
+        if len(damaged) >= BELIEVED:
+            raise damaged[-1]
         said = getattr(troubles[-1], "strerror", None) or troubles[-1]
         raise FetchError(
             f"{url} cannot be fetched ({said}); see whether the network is there, "
@@ -141,7 +142,7 @@ def open_remote(source: Source, path: str, blocks: Path) -> BinaryIO:
     start, size = source.get_part(path, 0, 1)
     if len(start) == size:  # the server knows no parts, and has sent the whole of it
         return io.BytesIO(start)
-    return RemoteFile(source, path, size, blocks)
+    return io.BufferedReader(RemoteFile(source, path, size, blocks))  # which reads across blocks
 
 
 class RemoteFile(io.RawIOBase):

@@ -25,11 +25,12 @@ def plot_dataset(
         raise ValueError("there is no object to draw in this data set")
     number = {label: (labels == label).sum() for label in categories}
     shown = sorted((l for l in number if number[l]), key=lambda l: -number[l])[:MOST_CATEGORIES]
-    sides = {name: np.sqrt(s["areas"]) for name, s in arrays.items()}
-    side_bins = 2 ** np.arange(0, np.log2(max(map(max_of, sides.values())) + 2) + 0.5, 0.5)
-    most = int(max(max_of(s["counts"]) for s in arrays.values()))
-    count_bins = np.arange(0, most + 2, max(1, -(-most // 25))) - 0.5
-    count_bins = np.append(count_bins, count_bins[-1] + count_bins[1] - count_bins[0])
+    sides = {name: np.sqrt(s["areas"]).clip(1) for name, s in arrays.items()}
+    every = np.log2(np.concatenate(list(sides.values())))
+    side_bins = 2 ** np.arange(np.floor(every.min()), every.max() + 0.51, 0.5)
+    most = max(s["counts"].max(initial=0) for s in arrays.values())
+    wide = -(-(most + 1) // 25)  # numbers of objects in one bin
+    count_bins = np.arange(0, most + 1 + wide, wide) - 0.5
 
     figure = NotebookFigure(11, max(3.4, 0.2 * len(shown) + 1.2))
     left, middle, right = figure.subplots(1, 3)
@@ -58,11 +59,14 @@ def plot_dataset(
     middle.xaxis.set_major_formatter("{x:.0f}")
     for side in (32, 96):  # COCO's small | medium | large
         middle.axvline(side, color="0.6", lw=1, ls="--")
-    for x, word in ((0, "small"), (1, "medium"), (2, "large")):
-        place = (np.sqrt(side_bins[0] * 32), np.sqrt(32 * 96), 96 * 1.3)[x]
+    for word, side, align in (
+        ("small", 30, "right"),
+        ("medium", 55.4, "center"),
+        ("large", 102, "left"),
+    ):
         middle.annotate(
-            word, (place, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center",
-            fontsize=8, color="0.4",
+            word, (side, 1.01), xycoords=("data", "axes fraction"), ha=align, fontsize=7,
+            color="0.4",
         )  # fmt: skip
     right.set(xlabel="objects in a picture", ylabel="share of the pictures")
     for axis in (left, middle, right):
@@ -72,7 +76,3 @@ def plot_dataset(
     if title:
         figure.suptitle(title, fontsize=10)
     return figure, drawn
-
-
-def max_of(values: np.ndarray) -> float:
-    return values.max() if len(values) else 0.0
