@@ -159,7 +159,9 @@ class Choice:
 
     def __init__(self, config: SubsetConfig, source: Source, split: str, count: int | None):
         self.split = split
-        data = self._data = read_lists(fetch_annotations(source, split))
+        file = fetch_annotations(source, split)
+        print(f"choosing from the annotations of {split}")  # all of COCO's take a while to read
+        data = self._data = read_lists(file)
         ids = {category["name"]: category["id"] for category in data["categories"]}
         names = pick(config.categories, ids, "category") or list(ids)
         self.categories = [c for c in data["categories"] if c["name"] in names]
