@@ -331,6 +331,11 @@ def test_answers_that_trickle_are_given_up(monkeypatch):
         assert server.asked["a"] == 2
 
 
+def test_an_answer_shorter_than_promised_is_asked_for_again():
+    with CocoServer({"a": b"12345678"}, lambda path, n: "cut" if n == 0 else None) as server:
+        assert Source(server.url).get("a") == b"12345678" and server.asked["a"] == 2
+
+
 def test_what_is_our_own_mistake_is_not_repeated():
     with CocoServer({}, lambda path, n: "401") as server:
         with pytest.raises(FetchError, match="HTTP 401"):
