@@ -18,12 +18,22 @@ from tyro.extras import subcommand_cli_from_dict
 from ddetr_edu.attention import capture
 from ddetr_edu.attention.build import BuildError
 from ddetr_edu.bench import BenchConfig, bench_attention
-from ddetr_edu.data import CocoDetection, held_out_scenes, write_shapes_set
+from ddetr_edu.data import (
+    CocoDetection,
+    SubsetConfig,
+    fetch_subset,
+    find_faults,
+    held_out_scenes,
+    measure,
+    write_shapes_set,
+)
+from ddetr_edu.data.coco import split_names
+from ddetr_edu.data.stats import by_frequency, table
 from ddetr_edu.detector import DETR
 from ddetr_edu.doctor import examine
 from ddetr_edu.training import TrainConfig, load, load_picture, train
 from ddetr_edu.training.evaluate import evaluate
-from ddetr_edu.viz import plot_boxes, plot_sampling_points
+from ddetr_edu.viz import plot_boxes, plot_dataset, plot_sampling_points
 
 CHECKPOINT = Path("runs/train/checkpoint.pt")  # where `ddetr train` leaves it
 
@@ -224,19 +234,46 @@ def run_data_shapes(
     print(f"wrote {train} + {val} pictures; try: ddetr train --data {out} --minutes 3")
 
 
+def run_data_coco(config: Annotated[SubsetConfig, arg(name="")]) -> None:
+    """Fetch a part of COCO: its annotations, and only the pictures it needs.
+
+    Try it:  ddetr data coco --categories person,dog --images 500 --out data/coco-person-dog
+    """
+    fetched = fetch_subset(config)
+    parts = ", ".join(f"{len(rows)} pictures of {split}" for split, rows in fetched.items())
+    use = "train --minutes 30" if config.split == "train2017" else "eval"
+    print(f"{config.out} holds {parts}; try: ddetr {use} --data {config.out}")
+
+
 def run_data_check(data: Positional[Path]) -> None:
-    """Open every split and every picture of a data set; say how much is there, or what is wrong.
+    """Read every annotation and every picture of a data set; report all that is wrong with it.
 
     Args:
         data: A folder in COCO's layout.
     """
-    files = sorted((data / "annotations").glob("instances_*.json"))
-    splits = [file.stem.removeprefix("instances_") for file in files] or ["train"]
-    for split in splits:
-        dataset = CocoDetection(data, split)
-        objects = sum(len(dataset[i][1]["labels"]) for i in range(len(dataset)))
-        print(f"{split}: {len(dataset)} pictures, {objects} objects, "
-              f"{len(dataset.categories)} categories, nothing wrong")  # fmt: skip
+    findings = find_faults(data)
+    for found in findings:
+        print(found)
+    faults = sum(found.count() for found in findings)
+    if faults:
+        raise ValueError(f"{data} has {faults} faults; the report names them and what to do")
+
+
+def run_data_stats(data: Positional[Path], out: Path | None = None) -> None:
+    """Count the pictures and objects of a data set, by category and size; print and draw it.
+
+    Args:
+        data: A folder in COCO's layout.
+        out: The PNG to write; runs/stats/NAME.png when not given.
+    """
+    splits = {name: measure(CocoDetection(data, name)) for name in split_names(data)}
+    print(table(splits))
+    figure, _ = plot_dataset(
+        {n: {"labels": s.labels, "areas": s.areas, "counts": s.counts} for n, s in splits.items()},
+        dict(by_frequency(splits)),
+        title=f"{data}: objects by category, by size, and how many are in a picture",
+    )
+    write_figure(figure, out or Path("runs/stats") / f"{data.resolve().name}.png")
 
 
 def run_bench_attention(config: Annotated[BenchConfig, arg(name="")]) -> None:
@@ -275,8 +312,13 @@ COMMANDS: dict[str, Callable] = {
 # Commands of two words: the first word, what it is about, and its second words.
 GROUPS: dict[str, tuple[str, dict[str, Callable]]] = {
     "data": (
-        "Make or check pictures and their boxes, in COCO's layout.",
-        {"shapes": run_data_shapes, "check": run_data_check},
+        "Make, fetch, check or count pictures and their boxes, in COCO's layout.",
+        {
+            "shapes": run_data_shapes,
+            "coco": run_data_coco,
+            "check": run_data_check,
+            "stats": run_data_stats,
+        },
     ),
     "bench": ("Measure on this machine what we claim.", {"attention": run_bench_attention}),
 }

@@ -123,6 +123,19 @@ def test_data_shapes_then_data_check(run, tmp_path):
     code, out, _ = run("data check mine")
     assert code == 0 and "train: 3 pictures" in out and "val: 1 pictures" in out
     assert "6 categories, nothing wrong" in out
+    code, out, err = run("data stats mine")
+    assert code == 0 and "triangle" in out and err == ""
+    assert is_png(tmp_path / "runs/stats/mine.png")
+
+
+def test_data_check_reports_every_fault_and_ends_with_their_number(run, tmp_path):
+    run("data shapes --out mine --train 3 --val 1 --seed 5")
+    (tmp_path / "mine" / "train" / "000002.png").unlink()
+    (tmp_path / "mine" / "val" / "000001.png").write_text("no picture")
+    code, out, err = run("data check mine")
+    assert code == 1 and out.count("1 wrong") == 2
+    assert "000002.png, which does not exist" in out and "000001.png cannot be read" in out
+    assert err.splitlines()[-1].endswith("mine has 2 faults; the report names them and what to do")
 
 
 def test_a_detr_trains_evaluates_and_predicts_but_has_no_points_to_inspect(run, tmp_path):
@@ -148,7 +161,7 @@ def test_doctor(run):
     "line, words",
     [
         ("--help", ["doctor", "train", "eval", "predict", "inspect"]),
-        ("data --help", ["shapes", "check"]),
+        ("data --help", ["shapes", "coco", "check", "stats"]),
         ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--preset"]),
         ("inspect --help", ["--query", "--layer", "--by", "Number of the decoder query"]),
     ],
@@ -170,7 +183,7 @@ WITH = "--checkpoint {folder}/c.pt"
     "line, message",
     [
         ("", "doctor, train, eval, predict, inspect"),
-        ("data", "shapes, check"),
+        ("data", "shapes, coco, check, stats"),
         ("fly", "fly"),
         ("data fly", "fly"),
         ("doctor --loud", "--loud"),
@@ -206,6 +219,9 @@ WITH = "--checkpoint {folder}/c.pt"
         (f"inspect {{folder}}/noise.png {WITH} --layer -3", "--layer -3 does not exist"),
         (f"inspect {{folder}}/noise.png {WITH} --by point", "--by"),
         ("data check nowhere", "nowhere is not a COCO data set"),
+        ("data stats nowhere", "nowhere is not a COCO data set"),
+        ("data coco --images 0", "--images is 0"),
+        ("data coco --choose best", "--choose"),
         ("data shapes --out {folder}/shapes", "shapes"),
     ],
 )

@@ -1,8 +1,11 @@
 """Pictures and their boxes: COCO's format, drawn shapes, and what goes into a batch."""
 
+from ddetr_edu.data.check import find_faults
 from ddetr_edu.data.coco import CocoDetection, DataError, to_rgb
+from ddetr_edu.data.download import SubsetConfig, fetch_subset
 from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene
 from ddetr_edu.data.shapes import Shapes, held_out_scenes, write_shapes, write_shapes_set
+from ddetr_edu.data.stats import Statistics, measure
 from ddetr_edu.data.transforms import collate, light_augmentation
 
 __all__ = [
@@ -11,10 +14,15 @@ __all__ = [
     "DataError",
     "Scene",
     "Shapes",
+    "Statistics",
+    "SubsetConfig",
     "collate",
     "draw_scene",
+    "fetch_subset",
+    "find_faults",
     "held_out_scenes",
     "light_augmentation",
+    "measure",
     "to_rgb",
     "write_shapes",
     "write_shapes_set",

@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -49,25 +50,10 @@ class CocoDetection(Dataset):
         annotation_file = _find_annotations(Path(root), split)
         self.folder = Path(root) / annotation_file.stem.removeprefix("instances_")
         self.transforms = transforms
-
-        data = _read_json(annotation_file)
-        self._images = _by_id(data["images"], "image", annotation_file)
-        categories = _by_id(data["categories"], "category", annotation_file)
-        annotations = _by_id(data["annotations"], "annotation", annotation_file)
-        _check_images(self._images, self.folder, annotation_file)
-        _check_categories(categories, annotation_file)
-
+        self._images, self.categories, annotations = read_annotations(annotation_file, self.folder)
         self.image_ids = sorted(self._images)
-        self.categories = {i: categories[i]["name"] for i in sorted(categories)}
         self._annotations = {i: [] for i in self.image_ids}
-        for annotation in annotations.values():
-            if _is_known_flaw(annotation):
-                continue
-            _check_annotation(annotation, self._images, categories, annotation_file)
-            # Polygons are nine tenths of COCO's file, and nobody here looks at them.
-            annotation.pop("segmentation", None)
-            annotation.setdefault("iscrowd", 0)
-            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        for annotation in annotations:
             self._annotations[annotation["image_id"]].append(annotation)
 
     def __len__(self) -> int:
@@ -76,7 +62,7 @@ class CocoDetection(Dataset):
     def __getitem__(self, i: int):
         entry = self._images[self.image_ids[i]]
         size = (entry["height"], entry["width"])
-        image = _read_image(self.folder / entry["file_name"], size)
+        image = to_image(to_rgb(read_picture(self.folder / entry["file_name"], size)))
         target = to_target(self._annotations[entry["id"]], entry["id"], size)
         return self.transforms(image, target) if self.transforms else (image, target)
 
@@ -150,14 +136,19 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _find_annotations(root: Path, split: str) -> Path:
+def split_names(root: Path) -> list[str]:
+    """The splits of a data set: train2017, val2017, ... Raises: DataError if it is none."""
     folder = root / "annotations"
     if not folder.is_dir():
         raise DataError(
             f"{root} is not a COCO data set: there is no folder {folder}; give the folder that "
             "holds annotations/instances_SPLIT.json and the pictures in SPLIT/"
         )
-    splits = sorted(f.stem.removeprefix("instances_") for f in folder.glob("instances_*.json"))
+    return sorted(f.stem.removeprefix("instances_") for f in folder.glob("instances_*.json"))
+
+
+def _find_annotations(root: Path, split: str) -> Path:
+    folder, splits = root / "annotations", split_names(root)
     matches = [split] if split in splits else [s for s in splits if s.startswith(split)]
     if len(matches) != 1:
         problem = "more than one split that begins with" if matches else "no split"
@@ -166,9 +157,52 @@ def _find_annotations(root: Path, split: str) -> Path:
     return folder / f"instances_{matches[0]}.json"
 
 
-def _read_json(path: Path) -> dict:
+def refuse(kind: str, sentence: str) -> None:
+    """What becomes of a fault when nobody else wants it."""
+    raise DataError(sentence)
+
+
+def read_annotations(
+    file: Path, folder: Path, fault: Callable[[str, str], None] = refuse
+) -> tuple[dict[int, dict], dict[int, str], list[dict]]:
+    """Read and check one annotation file of COCO's format.
+
+    folder: where its pictures are; they have to exist and are not opened
+    fault:  called as fault(kind, sentence) for whatever is wrong; `refuse` raises at the first,
+        `ddetr data check` collects them all
+    Returns: images (id -> entry), categories (id -> name, ascending), and the annotations without
+        fault, each with iscrowd and area, none with polygons.
+    Raises: DataError for a file without COCO's three lists.
+    """
+    data = read_lists(file)
+    images = _by_id(data["images"], "image", file, fault)
+    categories = _by_id(data["categories"], "category", file, fault)
+    annotations = _by_id(data["annotations"], "annotation", file, fault)
+    _check_images(images, folder, file, fault)
+    for i, category in categories.items():
+        if not isinstance(category.get("name"), str):
+            fault("categories without a name", f"{file}: category {i} has no name; give it one")
+    sound = []
+    for annotation in annotations.values():
+        if _is_known_flaw(annotation):
+            continue
+        wrong = _fault_of(annotation, images, categories)
+        if wrong:
+            fault(wrong[0], f"{file}: annotation {annotation['id']} {wrong[1]}")
+            continue
+        annotation.setdefault("iscrowd", 0)
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        sound.append(annotation)
+    return images, {i: categories[i].get("name") for i in sorted(categories)}, sound
+
+
+def read_lists(path: Path) -> dict:
+    """The content of an annotation file, without its polygons.
+
+    Raises: DataError for a file that is no JSON, or lacks one of COCO's three lists.
+    """
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes(), object_hook=_without_polygons)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); copy it anew") from error
     for key in ("images", "annotations", "categories"):
@@ -180,38 +214,55 @@ def _read_json(path: Path) -> dict:
     return data
 
 
-def _by_id(entries: list, kind: str, where: Path) -> dict[int, dict]:
+def _without_polygons(entry: dict) -> dict:
+    """For json.loads: polygons are nine tenths of COCO's file, and nobody here looks at them."""
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _by_id(entries: list, kind: str, where: Path, fault: Callable) -> dict[int, dict]:
     found = {}
     for n, entry in enumerate(entries):
         if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-            raise DataError(f"{where}: {kind} number {n} has no whole number as id; give it one")
-        if entry["id"] in found:
-            raise DataError(f"{where}: {kind} id {entry['id']} occurs twice; make ids unique")
-        found[entry["id"]] = entry
+            fault(
+                "entries without an id",
+                f"{where}: {kind} number {n} has no whole number as id; give it one",
+            )
+        elif entry["id"] in found:
+            fault(
+                "ids that occur twice",
+                f"{where}: {kind} id {entry['id']} occurs twice; make ids unique",
+            )
+        else:
+            found[entry["id"]] = entry
     return found
 
 
-def _check_images(images: dict[int, dict], folder: Path, where: Path) -> None:
+def has_size(image: dict) -> bool:
+    return all(type(image.get(k)) is int and image[k] >= 1 for k in ("width", "height"))
+
+
+def _check_images(images: dict[int, dict], folder: Path, where: Path, fault: Callable) -> None:
     if not folder.is_dir():
-        raise DataError(f"{where} wants its pictures in {folder}, which does not exist; add it")
+        fault(
+            "folders missing",
+            f"{where} wants its pictures in {folder}, which does not exist; add it",
+        )
+        return
     for i, image in images.items():
         if not isinstance(image.get("file_name"), str):
-            raise DataError(f"{where}: image {i} has no file_name; add it")
-        if any(type(image.get(k)) is not int or image[k] < 1 for k in ("width", "height")):
-            raise DataError(
-                f"{where}: image {i} has no positive whole width and height; give its size in px"
+            fault("pictures without a name", f"{where}: image {i} has no file_name; add it")
+        elif not has_size(image):
+            fault(
+                "pictures without a size",
+                f"{where}: image {i} has no positive whole width and height; give its size in px",
             )
-        if not (folder / image["file_name"]).is_file():
-            raise DataError(
+        elif not (folder / image["file_name"]).is_file():
+            fault(
+                "pictures missing",
                 f"{where}: image {i} names {folder / image['file_name']}, which does not exist; "
-                "add the picture or remove its entry"
+                "add the picture or remove its entry",
             )
-
-
-def _check_categories(categories: dict[int, dict], where: Path) -> None:
-    for i, category in categories.items():
-        if not isinstance(category.get("name"), str):
-            raise DataError(f"{where}: category {i} has no name; give it one")
 
 
 def _is_known_flaw(annotation: dict) -> bool:
@@ -220,52 +271,67 @@ def _is_known_flaw(annotation: dict) -> bool:
     return flawed and isinstance(box, list) and len(box) == 4 and box[3] == 0
 
 
-def _check_annotation(annotation: dict, images: dict, categories: dict, where: Path) -> None:
-    this = f"{where}: annotation {annotation['id']}"
+def _fault_of(annotation: dict, images: dict, categories: dict) -> tuple[str, str] | None:
+    """What is wrong with an annotation: the kind of fault, and what to say after its id."""
     image_id, category_id, box = (annotation.get(k) for k in ("image_id", "category_id", "bbox"))
     if type(image_id) is not int or image_id not in images:
-        raise DataError(
-            f"{this} names image {image_id}, which is not listed; add the image or remove it"
+        return "annotations of unlisted pictures", (
+            f"names image {image_id}, which is not listed; add the image or remove it"
         )
     if type(category_id) is not int or category_id not in categories:
-        raise DataError(
-            f"{this} (image {image_id}) names category {category_id}, which is not listed; "
+        return "annotations of unlisted categories", (
+            f"(image {image_id}) names category {category_id}, which is not listed; "
             f"use one of the ids {', '.join(map(str, sorted(categories)))}"
         )
-    this = f"{this} (image {image_id}) has the box {box}"
+    this = f"(image {image_id}) has the box {box}"
     is_list = isinstance(box, list) and len(box) == 4
     if not is_list or any(type(v) not in (int, float) or not math.isfinite(v) for v in box):
-        raise DataError(f"{this}; a box is four finite numbers [x, y, width, height] in pixels")
+        return "boxes that are not four finite numbers", (
+            f"{this}; a box is four finite numbers [x, y, width, height] in pixels"
+        )
     x, y, w, h = box
     if w <= 0 or h <= 0:
-        raise DataError(f"{this} of no width or height; correct it or remove the annotation")
+        return "boxes of no width or height", (
+            f"{this} of no width or height; correct it or remove the annotation"
+        )
     area, crowd = annotation.get("area", 1.0), annotation.get("iscrowd", 0)
     if type(area) not in (int, float) or not math.isfinite(area) or crowd not in (0, 1):
-        raise DataError(
+        return "annotations with an odd area or iscrowd", (
             f"{this} with area {area!r} and iscrowd {crowd!r}; area is a number, iscrowd 0 or 1: "
             "correct them or leave them out"
         )
+    if not has_size(images[image_id]):
+        return None  # the picture's own fault
     width, height = images[image_id]["width"], images[image_id]["height"]
     overshoot = max(-x, -y, x + w - width, y + h - height)
     outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
     if outside or overshoot >= OVERSHOOT:
-        raise DataError(
+        return "boxes outside their picture", (
             f"{this}, which leaves its picture of {width} x {height} pixels; boxes are "
             "[x, y, width, height] in pixels: correct it or remove the annotation"
         )
+    return None
 
 
-def _read_image(path: Path, size: tuple[int, int]) -> tv_tensors.Image:
+def read_picture(file: Path | BinaryIO, size: tuple[int, int], name: str = "") -> Image.Image:
+    """A picture, decoded whole. `name` is for the message when the file has none.
+
+    Raises: DataError if it cannot be read, or is not of this size (H, W).
+    """
     # EXIF orientation is not applied: COCO's boxes refer to the pixels as they are stored.
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             found = (picture.height, picture.width)
             if found == size:
-                return to_image(to_rgb(picture))
+                picture.load()
+                return picture
     # Pillow has no common ancestor for what a damaged file can raise.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({error}); copy it anew") from error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(
+            f"{name or file} cannot be read as a picture ({reason}); copy it anew"
+        ) from error
     raise DataError(
-        f"{path} is {found[1]} x {found[0]} pixels, but its annotations say {size[1]} x {size[0]}; "
-        "use the picture that was annotated, or correct width and height"
+        f"{name or file} is {found[1]} x {found[0]} pixels, but its annotations say "
+        f"{size[1]} x {size[0]}; use the picture that was annotated, or correct width and height"
     )

@@ -2,6 +2,7 @@
 
 from ddetr_edu.viz.boxes import plot_boxes
 from ddetr_edu.viz.curves import plot_curves
+from ddetr_edu.viz.dataset import plot_dataset
 from ddetr_edu.viz.interpolation import plot_between_pixels
 from ddetr_edu.viz.matching import plot_matching
 from ddetr_edu.viz.offsets import plot_offsets
@@ -12,6 +13,7 @@ __all__ = [
     "plot_between_pixels",
     "plot_boxes",
     "plot_curves",
+    "plot_dataset",
     "plot_matching",
     "plot_offsets",
     "plot_sampling_points",
