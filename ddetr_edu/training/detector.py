@@ -25,7 +25,6 @@ from ddetr_edu.detector import (
 from ddetr_edu.training.losses import detection_losses
 from ddetr_edu.training.matching import LossWeights
 
-
 Picture = str | Path | PIL.Image.Image | np.ndarray | Tensor
 
 
@@ -232,7 +231,7 @@ def _rgb_floats(image: Tensor) -> Tensor:
     if not image.is_floating_point() and image.dtype not in (torch.uint8, torch.uint16):
         raise TypeError(f"an image of {image.dtype} is no picture; give uint8 or floats in [0, 1]")
     image = to_floats(image)
-    if not (0 <= image.min() and image.max() <= 1):  # NaN is neither
+    if not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
         raise ValueError(
             f"the image's numbers run from {image.min():g} to {image.max():g}, but floats must lie "
             "in [0, 1]; divide by 255, or undo a normalisation"
