@@ -180,10 +180,6 @@ def run_inspect(
     """
     detector = load(checkpoint)
     config = detector.model.config
-    if query is not None and not 0 <= query < config.n_queries:
-        raise ValueError(
-            f"--query {query} does not exist; the model has 0 to {config.n_queries - 1}"
-        )
     if not -config.n_decoder_layers <= layer < config.n_decoder_layers:
         raise ValueError(
             f"--layer {layer} does not exist; the model has 0 to {config.n_decoder_layers - 1}"
@@ -192,6 +188,9 @@ def run_inspect(
     with capture(detector.model.decoder) as records:
         found = detector.predict(upright, threshold=0.0)
     record = records[layer]
+    n_queries = record.weights.shape[1]  # with two stages, no more than there are tokens
+    if query is not None and not 0 <= query < n_queries:
+        raise ValueError(f"--query {query} does not exist; the model has 0 to {n_queries - 1}")
     mine = 0 if query is None else best_of_query(found["queries"], query)
     query = int(found["queries"][0]) if query is None else query
     seen = "its answers are not among the best 100"

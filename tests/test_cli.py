@@ -54,9 +54,14 @@ def run(folder, tmp_path, monkeypatch, capsys):
 # What works -------------------------------------------------------------------------------------
 
 
-def test_train_then_eval_then_predict_then_inspect(run, tmp_path):
+@pytest.mark.parametrize(
+    "model", ["", "--preset tiny_two_stage --denoising 2 --look-forward twice "]
+)
+def test_train_then_eval_then_predict_then_inspect(run, tmp_path, model):
     code, out, _ = run(
-        "train --data {folder}/shapes --steps 2 --batch 2 --device cpu " + " ".join(SMALL_PICTURES)
+        "train --data {folder}/shapes --steps 2 --batch 2 --device cpu "
+        + model
+        + " ".join(SMALL_PICTURES)
     )
     assert code == 0 and "done after 2 steps" in out and "Average Precision" in out
     left = {p.name for p in (tmp_path / "runs" / "train").iterdir()}

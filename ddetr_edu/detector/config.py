@@ -1,6 +1,9 @@
 """What a Deformable DETR is made of, as one plain dataclass."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+LookForward = Literal["once", "twice", "always"]  # explained in decoder.py
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class DeformableDETRConfig:
     n_queries: int = 300  # Lq of the decoder
     box_refine: bool = False  # each decoder layer corrects the box of the layer before
     two_stage: bool = False  # queries start at boxes that the encoder proposes
-    look_forward: str = "once"  # how far a box's loss reaches back: "once", "twice", "always"
+    look_forward: LookForward = "once"  # how far back the loss of a refined box teaches
 
     def __post_init__(self):
         if self.backbone != "tiny" and not self.backbone.startswith("resnet"):
@@ -56,10 +59,10 @@ class DeformableDETRConfig:
                 "two_stage needs box_refine: proposals are boxes, and without refinement no layer "
                 "would correct them; set box_refine=True as well"
             )
-        if self.look_forward not in LOOK_FORWARD:
+        if self.look_forward not in get_args(LookForward):
             raise ValueError(
                 f'look_forward "{self.look_forward}" is not known; choose one of '
-                f"{', '.join(LOOK_FORWARD)}"
+                f"{', '.join(get_args(LookForward))}"
             )
         if self.look_forward != "once" and not self.box_refine:
             raise ValueError(
@@ -79,8 +82,6 @@ class DeformableDETRConfig:
             raise ValueError(f'preset "{name}" does not exist; choose one of {", ".join(PRESETS)}')
         return cls(**{**PRESETS[name], **changes})
 
-
-LOOK_FORWARD = ("once", "twice", "always")  # explained in decoder.py
 
 TINY = dict(
     backbone="tiny",

@@ -82,7 +82,7 @@ class Decoder(nn.Module):
         self.n_heads = config.n_heads
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_decoder_layers))
         # Queries of one stage begin as points, those of two stages as boxes.
-        first = PredictionHeads(config.d_model, config.num_classes, not config.two_stage)
+        first = PredictionHeads(config.d_model, config.num_classes, guess_size=not config.two_stage)
         self.heads = nn.ModuleList([first])
         if config.box_refine:
             for _ in range(1, config.n_decoder_layers):

@@ -22,6 +22,7 @@ from ddetr_edu.detector import (
     make_batch,
     to_floats,
 )
+from ddetr_edu.training.denoising import Denoising, denoising_losses
 from ddetr_edu.training.losses import detection_losses
 from ddetr_edu.training.matching import LossWeights
 
@@ -33,6 +34,7 @@ class Detector(nn.Module):
 
     categories: {label: name} in the order of the model's class outputs (COCO's ids may have
         gaps), or a list of names, labelled 0, 1, 2, ...
+    denoising: adds noised objects as queries in training; nothing of it is used or kept after
     Raises: ValueError if there are not as many categories as the model has class outputs.
     """
 
@@ -42,6 +44,7 @@ class Detector(nn.Module):
         categories: Mapping[int, str] | Sequence[str],
         size: PictureSize | None = None,
         loss_weights: LossWeights | None = None,
+        denoising: Denoising | None = None,
     ):
         super().__init__()
         if not isinstance(categories, Mapping):
@@ -55,6 +58,7 @@ class Detector(nn.Module):
         self.categories = dict(categories)
         self.size = size or PictureSize()
         self.loss_weights = loss_weights or LossWeights()
+        self.denoising = denoising
         self.labels = list(self.categories)  # class output -> label
 
     def forward(
@@ -87,9 +91,15 @@ class Detector(nn.Module):
         inside = [
             self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))
         ]
-        return detection_losses(
-            self.model(*make_batch(images, self.size)), inside, self.loss_weights
-        )
+        batch = make_batch(images, self.size)
+        if self.denoising is None:
+            return detection_losses(self.model(*batch), inside, self.loss_weights)
+        noised = self.denoising(inside)
+        predictions = self.model(*batch, noised.extra)
+        return {
+            **detection_losses(predictions, inside, self.loss_weights),
+            **denoising_losses(predictions.extra, noised, self.loss_weights),
+        }
 
     @torch.no_grad()
     def predict(

@@ -17,7 +17,9 @@ from tqdm.auto import tqdm
 from ddetr_edu.data import CocoDetection, Shapes, collate, held_out_scenes, light_augmentation
 from ddetr_edu.data.shapes import VAL_SEED_OFFSET
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
+from ddetr_edu.detector.config import LookForward
 from ddetr_edu.training.checkpoint import save
+from ddetr_edu.training.denoising import Denoising
 from ddetr_edu.training.detector import Detector
 from ddetr_edu.training.evaluate import check_dataset, evaluate
 from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
@@ -32,7 +34,9 @@ class TrainConfig:
     """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder."""
 
     data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
-    preset: str = "tiny"  # the model: tiny, r50, r50_refine, r50_single_scale, ...
+    preset: str = "tiny"  # the model: tiny, tiny_two_stage, r50, r50_refine, r50_two_stage, ...
+    look_forward: LookForward = "once"  # how far back the loss of a refined box teaches
+    denoising: int = 0  # noised copies of each object as extra queries in training; DN-DETR: 5
     out: Path = Path("runs/train")  # folder for everything the run leaves behind
     minutes: float | None = None  # stop after this much training time (evaluation not counted)
     steps: int | None = None  # or stop after this many steps
@@ -52,6 +56,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN is not above 0 either
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        if self.denoising < 0:
+            raise ValueError(f"--denoising is {self.denoising}; 0 means none")
         if not 0 <= self.seed < VAL_SEED_OFFSET:
             raise ValueError(
                 f"--seed is {self.seed}; it must lie in 0 to {VAL_SEED_OFFSET - 1}: higher ones "
@@ -216,7 +222,10 @@ def open_datasets(config: TrainConfig) -> tuple:
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     """A fresh detector for these categories."""
-    model = DeformableDETR(DeformableDETRConfig.preset(config.preset, num_classes=len(categories)))
+    model_config = DeformableDETRConfig.preset(
+        config.preset, num_classes=len(categories), look_forward=config.look_forward
+    )
+    model = DeformableDETR(model_config)
     if config.imagenet:
         if not hasattr(model.backbone, "load_imagenet"):
             raise ValueError(
@@ -224,7 +233,10 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
                 "leave it out, or choose a preset with a ResNet such as r50"
             )
         model.backbone.load_imagenet()
-    return Detector(model, categories, config.size)
+    denoising = None
+    if config.denoising:
+        denoising = Denoising(len(categories), model_config.d_model, config.denoising)
+    return Detector(model, categories, config.size, denoising=denoising)
 
 
 def batches(dataset, config: TrainConfig) -> Iterator[tuple[list[Tensor], list[dict]]]:

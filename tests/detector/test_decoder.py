@@ -92,6 +92,53 @@ def test_that_test_would_notice_a_reference_that_is_not_detached(build, monkeypa
     assert any(g is not None and g.any() for g in gradients)
 
 
+def box_gradients(model, layer):
+    """The layers whose correction learns from the boxes of one layer, if states are constants."""
+    for decoder_layer in model.decoder.layers:
+        decoder_layer.register_forward_hook(lambda _, args, out: out.detach())
+    out = run(model)
+    [*out.aux, out][layer].boxes.sum().backward()
+    weights = [heads.locate[-1].weight for heads in model.decoder.heads]
+    return [index for index, w in enumerate(weights) if w.grad is not None and w.grad.any()]
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+@pytest.mark.parametrize(
+    "look_forward, reached",
+    [
+        ("once", [[0], [1], [2], [3]]),
+        ("twice", [[0], [0, 1], [1, 2], [2, 3]]),
+        ("always", [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]),
+    ],
+)
+def test_how_far_back_a_layers_boxes_teach(build, look_forward, two_stage, reached):
+    for layer, expected in enumerate(reached):
+        model = build(look_forward=look_forward, two_stage=two_stage, n_decoder_layers=4)
+        assert box_gradients(model, layer) == expected
+
+
+@pytest.mark.parametrize("look_forward, learns", [("once", 0), ("twice", 0), ("always", 1)])
+def test_only_looking_forward_always_teaches_through_where_a_layer_samples(
+    build, look_forward, learns
+):
+    """The class of layer 1 depends on the box of layer 0 through sampling alone."""
+    model = build(look_forward=look_forward)
+    model.decoder.layers[0].register_forward_hook(lambda _, args, out: out.detach())
+    run(model).aux[1].logits.sum().backward()
+    gradient = model.decoder.heads[0].locate[-1].weight.grad
+    assert (gradient is not None and gradient.any()) == learns
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+@torch.no_grad()
+def test_however_far_it_looks_a_model_says_the_same(build, two_stage):
+    models = [build(look_forward=x, two_stage=two_stage) for x in ("once", "twice", "always")]
+    first, *others = [run(model) for model in models]
+    for other in others:
+        for a, b in zip([first, *first.aux], [other, *other.aux], strict=True):
+            assert torch.equal(a.boxes, b.boxes) and torch.equal(a.logits, b.logits)
+
+
 @pytest.mark.parametrize("box_refine", [False, True])
 def test_the_first_reference_points_learn(build, box_refine):
     model = build(box_refine=box_refine)

@@ -40,6 +40,17 @@ def test_in_training_it_gives_losses_to_be_summed(build, pictures, targets):
     assert idle == []
 
 
+def test_in_two_stages_the_encoder_has_losses_of_its_own(build, pictures, targets):
+    detector = build(two_stage=True, n_queries=300).train()  # 126 tokens
+    losses = detector(pictures, targets)
+    kinds = {"loss_label", "loss_l1", "loss_giou"}
+    assert set(losses) == {name + where for name in kinds for where in ("", "_layer0", "_encoder")}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
+    detections = detector.eval()(pictures)
+    assert all(len(found["boxes"]) == 100 for found in detections)
+
+
 def test_targets_reach_the_losses_as_class_indices_and_fractions(
     build, pictures, targets, monkeypatch
 ):

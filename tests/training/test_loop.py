@@ -94,6 +94,18 @@ def test_every_trainable_weight_moves(config, build):
     assert still == set()
 
 
+def test_options_of_the_model_and_of_training_arrive(config):
+    names = {n: str(n) for n in range(1, 4)}
+    usual = loop.build_detector(config(), names)
+    assert usual.denoising is None and usual.model.config.look_forward == "once"
+    detector = loop.build_detector(config(denoising=3, look_forward="twice"), names)
+    assert detector.denoising.groups == 3 and detector.model.config.look_forward == "twice"
+    assert detector.model.state_dict().keys() == usual.model.state_dict().keys()
+    optimizer = build_optimizer(detector, OptimConfig())
+    learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in learning for p in detector.denoising.parameters())
+
+
 def test_a_nan_loss_names_the_pictures_and_keeps_the_last_checkpoint(config, monkeypatch):
     config = config(steps=9, eval_every=2)
     seen = []
@@ -250,6 +262,7 @@ def test_training_mirrors_pictures_and_learning_by_heart_does_not(config):
         (dict(steps=1, batch=0), "--batch is 0"),
         (dict(steps=1, overfit=0), "--overfit is 0"),
         (dict(steps=1, eval_every=0), "--eval-every is 0"),
+        (dict(steps=1, denoising=-1), "--denoising is -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, message):

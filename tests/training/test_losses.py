@@ -129,6 +129,28 @@ def test_every_layer_is_matched_anew_and_named(scene):
     assert found["loss_l1"] != found["loss_l1_layer0"] != found["loss_l1_layer1"]
 
 
+@pytest.mark.parametrize("objects", [COUNTS, (0, 0, 0)])
+def test_the_encoder_learns_objects_of_class_0_whatever_they_are(scene, objects):
+    logits, boxes, targets = as_float32(scene)
+    targets = [
+        {k: v[:count] for k, v in t.items()} for t, count in zip(targets, objects, strict=True)
+    ]
+    tokens = logits.roll(3, 1), boxes.roll(1, 1)
+    tokens[1][:, -1] = 1.0  # of a token without a usable box
+    found = detection_losses(
+        Predictions(logits, boxes, encoder=Predictions(*tokens)), targets, WEIGHTS
+    )
+    without = detection_losses(Predictions(logits, boxes), targets, WEIGHTS)
+    assert {name: found[name] for name in without} == without
+    nameless = [{**t, "labels": torch.zeros_like(t["labels"])} for t in targets]
+    expected = slow(*tokens, nameless, match(*tokens, nameless, WEIGHTS))
+    named = slow(*tokens, targets, match(*tokens, targets, WEIGHTS))
+    for kind, value in expected.items():
+        weighed = getattr(WEIGHTS, kind) * value / max(sum(objects), 1)
+        assert found[f"loss_{kind}_encoder"].item() == pytest.approx(weighed, rel=1e-4, abs=1e-6)
+    assert sum(objects) == 0 or abs(named["label"] - expected["label"]) > 0.1
+
+
 def test_the_official_weights_are_used_when_none_are_given(scene):
     logits, boxes, targets = as_float32(scene)
     found = detection_losses(Predictions(logits, boxes), targets)

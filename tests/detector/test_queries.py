@@ -1,0 +1,196 @@
+"""Queries of two stages: what the encoder proposes, what is chosen, and what it starts from."""
+
+import math
+
+import pytest
+import torch
+
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig
+from ddetr_edu.detector.queries import propose
+
+LEVELS = [(11, 53), (6, 27), (3, 14)]  # (H, W); 53 columns: the outermost stand within 0.01
+VALID = [(7, 53), (4, 27), (2, 14)]  # rows and columns of the second picture: 11 x 53, then this
+WHOLE = torch.zeros(2, 67, 101, dtype=torch.bool)
+
+
+def some_masks():
+    masks = []
+    for (height, width), (rows, columns) in zip(LEVELS, VALID, strict=True):
+        mask = torch.zeros(2, height, width, dtype=torch.bool)
+        mask[1] = True
+        mask[1, :rows, :columns] = False
+        masks.append(mask)
+    return masks
+
+
+def slow_proposals():
+    """Boxes and usability of every token of `some_masks`, number by number."""
+    boxes, usable = [[], []], [[], []]
+    for n in range(2):
+        for level, (height, width) in enumerate(LEVELS):
+            rows, columns = (height, width) if n == 0 else VALID[level]
+            for row in range(height):
+                for column in range(width):
+                    side = 0.05 * 2**level
+                    box = [(column + 0.5) / columns, (row + 0.5) / rows, side, side]
+                    boxes[n].append(box)
+                    inside = row < rows and column < columns
+                    usable[n].append(inside and all(0.01 < x < 0.99 for x in box))
+    return torch.tensor(boxes, dtype=torch.float64), torch.tensor(usable)
+
+
+def test_every_token_proposes_a_box_around_its_pixel():
+    boxes, usable = propose(some_masks(), torch.float64)
+    expected, allowed = slow_proposals()
+    torch.testing.assert_close(boxes, expected, rtol=0, atol=1e-12)
+    assert torch.equal(usable, allowed)
+    padding = torch.cat([mask.flatten(1) for mask in some_masks()], dim=1)
+    assert (~usable & ~padding).sum(1).tolist() == [22, 14]  # the outermost columns of level 0
+
+
+@pytest.mark.parametrize("width, unusable", [(49, 0), (50, 2), (51, 2)])
+def test_the_outermost_columns_are_of_no_use_from_50_on(width, unusable):
+    _, usable = propose([torch.zeros(1, 1, width, dtype=torch.bool)], torch.float32)
+    assert (~usable).sum() == unusable and usable[0, [0, -1]].all() == (unusable == 0)
+
+
+def test_a_level_whose_boxes_exceed_the_picture_proposes_nothing():
+    boxes, usable = propose([torch.zeros(1, 2, 3, dtype=torch.bool)] * 6, torch.float32)
+    assert usable.view(6, 6).all(1).tolist() == [True] * 5 + [False]
+    assert boxes[0, -1, 2] == pytest.approx(1.6)
+
+
+def run(model, mask=WHOLE, seed=0):
+    torch.manual_seed(seed)
+    images = torch.randn(len(mask), 3, *mask.shape[1:]).masked_fill(mask[:, None], 0.0)
+    memory, masks = [], []
+    hooks = [
+        model.encoder.register_forward_hook(lambda _, args, out: memory.append(out)),
+        model.queries.register_forward_pre_hook(lambda _, args: masks.extend(args[1])),
+    ]
+    out = model(images, mask)
+    for hook in hooks:
+        hook.remove()
+    return out, memory[0], masks
+
+
+@torch.no_grad()
+def test_tokens_correct_their_boxes_and_the_best_become_queries(build):
+    """All of it written out once more, for a batch of two pictures of which one is padded."""
+    model = build(two_stage=True)
+    mask = WHOLE.clone()
+    mask[1, 43:] = True
+    mask[1, :, 71:] = True
+    out, memory, masks = run(model, mask)
+    own = model.queries
+    proposals, usable = propose(masks, torch.float32)
+    assert not usable.all()
+
+    states = memory * usable[..., None] @ own.memory_projection.weight.T
+    states = states + own.memory_projection.bias
+    mean, var = states.mean(-1, keepdim=True), states.var(-1, keepdim=True, correction=0)
+    states = (states - mean) / (var + 1e-5).sqrt() * own.memory_norm.weight + own.memory_norm.bias
+    logits = states @ own.heads.classify.weight.T + own.heads.classify.bias
+    torch.testing.assert_close(out.encoder.logits, logits, rtol=0, atol=1e-4)
+    boxes = torch.ones(*usable.shape, 4)
+    moved = own.heads.locate(states) + torch.log(proposals / (1 - proposals))
+    boxes[usable] = moved[usable].sigmoid()
+    torch.testing.assert_close(out.encoder.boxes, boxes, rtol=0, atol=1e-5)
+
+    queries, _ = own(memory, masks)
+    for n in range(2):
+        order = sorted(range(len(logits[n])), key=lambda s: -logits[n, s, 0].item())[:11]
+        torch.testing.assert_close(queries.reference_points[n], boxes[n, order], rtol=0, atol=1e-5)
+        for q, box in enumerate(boxes[n, order].tolist()):
+            sines = []  # d_model = 96: 48 numbers for each of x, y, w, h
+            for place in box:
+                for k in range(24):
+                    angle = 2 * math.pi * place / 10000 ** (2 * k / 48)
+                    sines += [math.sin(angle), math.cos(angle)]
+            both = own.to_queries_norm(own.to_queries(torch.tensor(sines)))
+            torch.testing.assert_close(queries.position[n, q], both[:96], rtol=0, atol=1e-3)
+            torch.testing.assert_close(queries.content[n, q], both[96:], rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_only_class_output_0_decides_who_is_chosen(build):
+    model = build(two_stage=True)
+    before, memory, masks = run(model)
+    model.queries.heads.classify.bias[1:] += torch.randn(4)
+    queries, _ = model.queries(memory, masks)
+    model.queries.heads.classify.weight[0] *= -1  # the worst are the best now
+    turned, _ = model.queries(memory, masks)
+    again, _, _ = run(model)
+    assert not torch.equal(queries.reference_points, turned.reference_points)
+    assert not torch.equal(again.boxes, before.boxes)
+    model.queries.heads.classify.weight[0] *= -1
+    assert torch.equal(run(model)[0].boxes, before.boxes)
+
+
+@torch.no_grad()
+def test_references_of_the_decoder_are_the_chosen_boxes(build):
+    model = build(two_stage=True)
+    out, memory, masks = run(model)
+    queries, _ = model.queries(memory, masks)
+    for n in range(2):
+        best = out.encoder.logits[n, :, 0].topk(11).indices
+        assert torch.equal(queries.reference_points[n], out.encoder.boxes[n, best])
+    for heads in model.decoder.heads:
+        heads.locate[-1].weight.zero_()
+        heads.locate[-1].bias.zero_()
+    torch.testing.assert_close(run(model)[0].boxes, queries.reference_points, rtol=0, atol=2e-5)
+
+
+def test_more_queries_than_tokens_takes_all_tokens(build):
+    model = build(two_stage=True, n_queries=300)
+    square = torch.zeros(1, 96, 96, dtype=torch.bool)
+    out, _, _ = run(model, square)
+    assert out.boxes.shape == (1, 12 * 12 + 6 * 6 + 3 * 3, 4) == out.encoder.boxes.shape
+    assert [layer.logits.shape[1] for layer in out.aux] == [189, 189]
+
+
+def test_the_decoders_losses_do_not_reach_the_proposals(build):
+    model = build(two_stage=True)
+    out, _, _ = run(model)
+    layers = [out, *out.aux]
+    sum(x.square().sum() for layer in layers for x in (layer.boxes, layer.logits)).backward()
+    idle = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    proposing = ("queries.heads.", "queries.memory_")
+    assert idle == {n for n, _ in model.named_parameters() if n.startswith(proposing)}
+    out, _, _ = run(model)
+    (out.encoder.boxes.square().sum() + out.encoder.logits.square().sum()).backward()
+    assert not any(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_tokens_without_a_usable_box_are_finite_forwards_and_backwards(build):
+    """Even when nothing but padding is chosen: its constant score made the best of all."""
+    model = build(two_stage=True)
+    mask = WHOLE.clone()
+    mask[1, 8:, :] = True
+    mask[1, :, 8:] = True  # one token of each level is left
+    own = model.queries
+    with torch.no_grad():
+        silent = own.memory_norm(own.memory_projection.bias)
+        own.heads.classify.weight[0] = 3 * silent / silent.norm()
+    out, memory, masks = run(model, mask)
+    queries, _ = own(memory, masks)
+    assert (queries.reference_points[1] == 1).all()
+    everything = [x for layer in (out, *out.aux, out.encoder) for x in (layer.boxes, layer.logits)]
+    assert all(torch.isfinite(x).all() for x in everything)
+    sum(x.square().sum() for x in everything).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_in_two_stages_no_head_guesses_a_size():
+    torch.manual_seed(0)
+    model = DeformableDETR(DeformableDETRConfig.preset("tiny_two_stage", num_classes=6))
+    for heads in [*model.decoder.heads, model.queries.heads]:
+        assert not heads.locate[-1].weight.any() and not heads.locate[-1].bias.any()
+        torch.testing.assert_close(heads.classify.bias.sigmoid(), torch.full((6,), 0.01))
+    for linear in (model.queries.memory_projection, model.queries.to_queries):
+        bound = math.sqrt(6 / sum(linear.weight.shape))
+        assert 0.97 * bound < linear.weight.abs().max() <= bound
+    with torch.no_grad():
+        out, memory, masks = run(model.eval())
+        proposals, usable = propose(masks, torch.float32)
+    torch.testing.assert_close(out.encoder.boxes[usable], proposals[usable], rtol=0, atol=1e-5)
