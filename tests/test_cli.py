@@ -211,6 +211,8 @@ WITH = "--checkpoint {folder}/c.pt"
         ("train --steps 1 --data {folder}/shapes --preset r51", "choose one of tiny"),
         ("train --steps 1 --data {folder}/shapes --device abacus", 'device "abacus"'),
         ("train --steps 1 --data {folder}/shapes --imagenet", "--imagenet needs a ResNet"),
+        ("train --steps 1 --start-from gone.pt", "there is no checkpoint at gone.pt"),
+        ("train --steps 1 --start-from {folder}/c.pt --preset r50", "do not go together"),
         ("train --steps 1 --data {folder}/shapes --overfit 9", "first 9 cannot be taken"),
         ("train --steps 1 --data {folder}/shapes --size.short-side 0", "short_side"),
         ("train --steps 1 --data {folder}/shapes --out {folder}/text.pt", "text.pt"),

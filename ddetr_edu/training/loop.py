@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from ddetr_edu.data import CocoDetection, Shapes, collate, held_out_scenes, ligh
 from ddetr_edu.data.shapes import VAL_SEED_OFFSET
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
 from ddetr_edu.detector.config import LookForward
-from ddetr_edu.training.checkpoint import save
+from ddetr_edu.training.checkpoint import load, save
 from ddetr_edu.training.denoising import Denoising
 from ddetr_edu.training.detector import Detector
 from ddetr_edu.training.evaluate import check_dataset, evaluate
 from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
+from ddetr_edu.training.transfer import adopt_weights
 from ddetr_edu.viz import plot_curves
 
 ENDLESS = 1_000_000_000  # generated scenes, more than any run can use up
@@ -34,7 +35,8 @@ class TrainConfig:
     """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder."""
 
     data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
-    preset: str = "tiny"  # the model: tiny, tiny_two_stage, r50, r50_refine, r50_two_stage, ...
+    preset: str | None = None  # the model: tiny (also if not given), tiny_two_stage, r50, ...
+    start_from: Path | None = None  # or go on with a checkpoint's model and weights
     look_forward: LookForward = "once"  # how far back the loss of a refined box teaches
     denoising: int = 0  # noised copies of each object as extra queries in training; DN-DETR: 5
     out: Path = Path("runs/train")  # folder for everything the run leaves behind
@@ -56,6 +58,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN is not above 0 either
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        for name in ("preset", "imagenet"):
+            if self.start_from is not None and getattr(self, name):
+                raise ValueError(
+                    f"--start-from and --{name} do not go together: the checkpoint says what the "
+                    f"model is, and has its weights; leave out --{name}"
+                )
         if self.denoising < 0:
             raise ValueError(f"--denoising is {self.denoising}; 0 means none")
         if not 0 <= self.seed < VAL_SEED_OFFSET:
@@ -221,15 +229,20 @@ def open_datasets(config: TrainConfig) -> tuple:
 
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
-    """A fresh detector for these categories."""
-    model_config = DeformableDETRConfig.preset(
-        config.preset, num_classes=len(categories), look_forward=config.look_forward
-    )
-    model = DeformableDETR(model_config)
+    """A detector for these categories: fresh, or with the weights of config.start_from."""
+    ours = dict(num_classes=len(categories), look_forward=config.look_forward)
+    if config.start_from is None:
+        model_config = DeformableDETRConfig.preset(config.preset or "tiny", **ours)
+        model = DeformableDETR(model_config)
+    else:
+        source = load(config.start_from)
+        model_config = replace(source.model.config, **ours)
+        model = DeformableDETR(model_config)
+        print(adopt_weights(model, categories, source))
     if config.imagenet:
         if not hasattr(model.backbone, "load_imagenet"):
             raise ValueError(
-                f"--imagenet needs a ResNet, and the preset {config.preset} has none; "
+                f"--imagenet needs a ResNet, and the preset {config.preset or 'tiny'} has none; "
                 "leave it out, or choose a preset with a ResNet such as r50"
             )
         model.backbone.load_imagenet()
@@ -280,11 +293,12 @@ def report(config: TrainConfig, training_set, validation_set, detector, device) 
     length = f"{config.minutes:g} minutes" if config.minutes else f"{config.steps} steps"
     names = list(detector.categories.values())
     pictures = "endless" if len(training_set) == ENDLESS else len(training_set)
+    model = config.start_from or config.preset or "tiny"
     print(
         f"data     {config.data}: {pictures} pictures to learn from, {len(validation_set)} to "
         f"evaluate on{' (the same)' if validation_set is training_set else ''}\n"
         f"classes  {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}\n"
-        f"model    {config.preset}, {weights / 1e6:.2f} million trainable weights\n"
+        f"model    {model}, {weights / 1e6:.2f} million trainable weights\n"
         f"running  {length}, batch {config.batch}, pictures {config.size.short_side} to "
         f"{config.size.long_side} px, on {device}"
         + (f" with {torch.get_num_threads()} threads" if device.type == "cpu" else "")
