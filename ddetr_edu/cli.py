@@ -31,8 +31,10 @@ from ddetr_edu.data.coco import split_names
 from ddetr_edu.data.stats import by_frequency, table
 from ddetr_edu.detector import DETR
 from ddetr_edu.doctor import examine
-from ddetr_edu.training import TrainConfig, load, load_picture, train
+from ddetr_edu.training import TrainConfig, load, load_picture, save, train
 from ddetr_edu.training.evaluate import evaluate
+from ddetr_edu.training.huggingface import save_huggingface
+from ddetr_edu.training.official import save_official
 from ddetr_edu.viz import plot_boxes, plot_dataset, plot_sampling_points
 
 CHECKPOINT = Path("runs/train/checkpoint.pt")  # where `ddetr train` leaves it
@@ -127,32 +129,46 @@ def run_eval(
 
 
 def run_predict(
-    picture: Positional[Path],
+    pictures: Positional[tuple[Path, ...]],
     checkpoint: Path = CHECKPOINT,
     threshold: float = 0.5,
+    top: int = 100,
     out: Path | None = None,
 ) -> None:
-    """Detect the objects of a picture; print them, and draw them into a PNG.
+    """Detect the objects of pictures; print them, and draw them into PNGs.
 
     Args:
-        picture: Any picture that Pillow reads.
-        checkpoint: What `ddetr train` left behind.
+        pictures: Any pictures that Pillow reads.
+        checkpoint: What `ddetr train` left behind, an official .pth or a Hugging Face folder.
         threshold: Leave out detections that score less.
-        out: The PNG to write; runs/predict/PICTURE.png when not given.
+        top: Of each picture no more than the so many best.
+        out: The PNG to write, or for several pictures the folder; runs/predict when not given.
     """
+    if not pictures:
+        raise ValueError("predict takes the path of a picture, or several")
+    folder, file = Path("runs/predict"), None
+    if out is not None:
+        folder, file = (out.parent, out) if len(pictures) == 1 else (out, None)
+    drawings = {file or folder / f"{picture.stem}.png": picture for picture in pictures}
+    if len(drawings) < len(pictures):
+        raise ValueError("two of the pictures have the same name; predict them one by one")
     detector = load(checkpoint)
-    upright = open_upright(picture)
-    found = detector.predict(upright, threshold)
-    for box, score, label in zip(found["boxes"], found["scores"], found["labels"], strict=True):
-        x1, y1, x2, y2 = box.tolist()
-        name = detector.categories[int(label)]
-        print(f"{name:16s} {score:.2f}   x {x1:6.1f} to {x2:6.1f}   y {y1:6.1f} to {y2:6.1f}")
-    print(f"{len(found['boxes'])} objects at or above {threshold:g}")
-    figure, _ = plot_boxes(
-        upright, found["boxes"], found["labels"], found["scores"], detector.categories,
-        title=f"{picture.name}: {len(found['boxes'])} objects at or above {threshold:g}",
-    )  # fmt: skip
-    write_figure(figure, out or Path("runs/predict") / f"{picture.stem}.png")
+    for drawing, picture in drawings.items():
+        upright = open_upright(picture)
+        found = detector.predict(upright, threshold, top)
+        if len(pictures) > 1:
+            print(f"{picture}:")
+        for box, score, label in zip(found["boxes"], found["scores"], found["labels"], strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            name = detector.categories[int(label)]
+            print(f"{name:16s} {score:.2f}   x {x1:6.1f} to {x2:6.1f}   y {y1:6.1f} to {y2:6.1f}")
+        summary = f"{len(found['boxes'])} objects at or above {threshold:g}"
+        print(summary)
+        figure, _ = plot_boxes(
+            upright, found["boxes"], found["labels"], found["scores"], detector.categories,
+            title=f"{picture.name}: {summary}",
+        )  # fmt: skip
+        write_figure(figure, drawing)
 
 
 def run_inspect(
@@ -217,6 +233,29 @@ def run_inspect(
         print(f"{by} {number}: {len(x)} points, {share:.0%} of the weight, "
               f"{outside:.0%} outside the picture")  # fmt: skip
     write_figure(figure, out or Path("runs/inspect") / f"{picture.stem}.png")
+
+
+def run_convert(
+    source: Positional[Path], to: Literal["official", "huggingface", "ours"], out: Path
+) -> None:
+    """Write a checkpoint for the official code, for Hugging Face's transformers, or for us.
+
+    Args:
+        source: A checkpoint of any of the three; which one is seen from what is in it.
+        to: For whom to write it.
+        out: The file to write, or the folder for Hugging Face; it must not exist.
+    """
+    detector = load(source)
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose another --out")
+    {"official": save_official, "huggingface": save_huggingface, "ours": save}[to](out, detector)
+    config = detector.model.config
+    weights = sum(p.numel() for p in detector.model.parameters())
+    print(
+        f"wrote {out}: {config.backbone}, {config.n_levels} levels, {config.n_queries} queries"
+        f"{', box refinement' * config.box_refine}{', two stages' * config.two_stage}, "
+        f"{config.num_classes} class outputs, {weights / 1e6:.2f} million weights"
+    )
 
 
 def run_data_shapes(
@@ -308,6 +347,7 @@ COMMANDS: dict[str, Callable] = {
     "eval": run_eval,
     "predict": run_predict,
     "inspect": run_inspect,
+    "convert": run_convert,
 }
 # Commands of two words: the first word, what it is about, and its second words.
 GROUPS: dict[str, tuple[str, dict[str, Callable]]] = {

@@ -12,7 +12,7 @@ from PIL import Image
 from ddetr_edu.cli import main
 from ddetr_edu.data import write_shapes_set
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
-from ddetr_edu.training import Detector, save
+from ddetr_edu.training import Detector, load, save
 
 SMALL_PICTURES = ["--size.short-side", "64", "--size.long-side", "96"]
 
@@ -99,6 +99,47 @@ def test_predict_prints_what_the_detector_finds_and_writes_where_told(run, tmp_p
     assert code == 0 and "0 objects at or above 0.5" in out
 
 
+def test_predict_takes_several_pictures(run, folder, tmp_path):
+    Image.open(folder / "noise.png").rotate(90, expand=True).save(tmp_path / "turned.png")
+    line = f"predict {{folder}}/noise.png turned.png {WITH} --threshold 0 --top 3"
+    code, out, _ = run(line)
+    assert code == 0 and out.count("3 objects at or above 0") == 2 and "turned.png:\n" in out
+    assert is_png(tmp_path / "runs/predict/noise.png")
+    assert is_png(tmp_path / "runs/predict/turned.png")
+    code, out, _ = run(f"{line} --out drawn")
+    assert code == 0 and {p.name for p in (tmp_path / "drawn").iterdir()} == {
+        "noise.png", "turned.png"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def resnet(folder):
+    """A small detector with a ResNet, which others can hold as well."""
+    torch.manual_seed(0)
+    config = DeformableDETRConfig(
+        num_classes=2, backbone="resnet18", d_model=32, n_heads=2, n_levels=1, n_encoder_layers=1,
+        n_decoder_layers=2, d_ffn=16, n_queries=7,
+    )  # fmt: skip
+    detector = Detector(DeformableDETR(config), {2: "owl", 5: "star"}, PictureSize(64, 96))
+    save(folder / "resnet.pt", detector)
+    return detector
+
+
+def test_convert_to_each_and_back_again(run, resnet, tmp_path):
+    for source, to, out in [
+        ("{folder}/resnet.pt", "official", "a.pth"),
+        ("a.pth", "huggingface", "b"),
+        ("b", "ours", "c.pt"),
+    ]:
+        code, said, _ = run(f"convert {source} --to {to} --out {out}")
+        assert code == 0 and f"wrote {out}: resnet18, 1 levels, 7 queries, 2 class" in said
+    back = load(tmp_path / "c.pt")
+    assert back.categories == resnet.categories and back.model.config == resnet.model.config
+    state = back.model.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in resnet.model.state_dict().items())
+    code, out, _ = run("predict {folder}/noise.png --checkpoint b --threshold 0")
+    assert code == 0 and "14 objects" in out and "owl" in out
+
+
 def test_inspect_takes_the_best_query_any_layer_and_either_panel(run):
     line = "inspect {folder}/noise.png --checkpoint {folder}/c.pt"
     code, out, _ = run(f"{line} --layer 0 --by head")
@@ -160,7 +201,8 @@ def test_doctor(run):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("--help", ["doctor", "train", "eval", "predict", "inspect"]),
+        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert"]),
+        ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "coco", "check", "stats"]),
         ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--preset"]),
         ("inspect --help", ["--query", "--layer", "--by", "Number of the decoder query"]),
@@ -182,7 +224,7 @@ WITH = "--checkpoint {folder}/c.pt"
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "doctor, train, eval, predict, inspect"),
+        ("", "doctor, train, eval, predict, inspect, convert"),
         ("data", "shapes, coco, check, stats"),
         ("fly", "fly"),
         ("data fly", "fly"),
@@ -196,6 +238,8 @@ WITH = "--checkpoint {folder}/c.pt"
         ("train --steps 1 --data {folder}/shapes --preset r51", "tiny, .* detr_r50"),
         ("train --steps 1 --data {folder}/shapes --device abacus", 'device "abacus"'),
         ("train --steps 1 --data {folder}/shapes --imagenet", "--imagenet needs a ResNet"),
+        ("train --steps 1 --start-from gone.pt", "there is no checkpoint at gone.pt"),
+        ("train --steps 1 --start-from {folder}/c.pt --preset r50", "do not go together"),
         ("train --steps 1 --data {folder}/shapes --overfit 9", "first 9 cannot be taken"),
         ("train --steps 1 --data {folder}/shapes --size.short-side 0", "short_side"),
         ("train --steps 1 --data {folder}/shapes --out {folder}/text.pt", "text.pt"),
@@ -207,7 +251,17 @@ WITH = "--checkpoint {folder}/c.pt"
         (f"eval {WITH} --data {{folder}}/shapes --batch 0", "batch is 0"),
         (f"eval {WITH} --data {{folder}}/shapes --batch -1", "batch is -1"),
         (f"eval {WITH} --data {{folder}}/shapes --first 0", "first 0 cannot be taken"),
-        ("predict", "predict"),
+        ("predict", "predict takes the path of a picture"),
+        (f"predict {{folder}}/noise.png noise.png {WITH}", "have the same name"),
+        (f"predict {{folder}}/noise.png {WITH} --top 0", "top_k is 0"),
+        ("convert {folder}/c.pt --to onnx --out a", "--to"),
+        ("convert {folder}/c.pt --out a", "--to"),
+        ("convert {folder}/c.pt --to official --out a.pth", "tiny backbone exists in this library"),
+        ("convert {folder}/c.pt --to huggingface --out a", "tiny backbone exists in this library"),
+        ("convert {folder}/c.pt --to ours --out {folder}/text.pt", "text.pt exists already"),
+        ("convert {folder}/text.pt --to ours --out a.pt", "text.pt is not a checkpoint"),
+        ("convert gone.pt --to ours --out a.pt", "there is no checkpoint at gone.pt"),
+        ("convert {folder}/shapes --to ours --out a.pt", "there is no checkpoint at"),
         (f"predict nothing.png {WITH}", "there is no picture at nothing.png"),
         (f"predict {{folder}}/text.png {WITH}", "text.png cannot be read as a picture"),
         (f"predict {{folder}}/noise.png {WITH} --out a.xyz", "xyz"),

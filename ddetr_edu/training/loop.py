@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -27,11 +27,12 @@ from ddetr_edu.detector import (
     to_floats,
 )
 from ddetr_edu.detector.config import LookForward
-from ddetr_edu.training.checkpoint import save
+from ddetr_edu.training.checkpoint import load, save
 from ddetr_edu.training.denoising import Denoising
 from ddetr_edu.training.detector import Detector
 from ddetr_edu.training.evaluate import check_dataset, evaluate
 from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
+from ddetr_edu.training.transfer import adopt_weights
 from ddetr_edu.viz import plot_curves
 
 ENDLESS = 1_000_000_000  # generated scenes, more than any run can use up
@@ -43,7 +44,8 @@ class TrainConfig:
     """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder."""
 
     data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
-    preset: str = "tiny"  # the model: tiny, tiny_two_stage, r50, r50_two_stage, detr_tiny, ...
+    preset: str | None = None  # the model: tiny (also if not given), tiny_two_stage, detr_tiny, ...
+    start_from: Path | None = None  # or go on with a checkpoint's model and weights
     look_forward: LookForward = "once"  # how far back the loss of a refined box teaches
     denoising: int = 0  # noised copies of each object as extra queries in training; DN-DETR: 5
     out: Path = Path("runs/train")  # folder for everything the run leaves behind
@@ -65,6 +67,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN is not above 0 either
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        for name in ("preset", "imagenet"):
+            if self.start_from is not None and getattr(self, name):
+                raise ValueError(
+                    f"--start-from and --{name} do not go together: the checkpoint says what the "
+                    f"model is, and has its weights; leave out --{name}"
+                )
         if self.denoising < 0:
             raise ValueError(f"--denoising is {self.denoising}; 0 means none")
         if not 0 <= self.seed < VAL_SEED_OFFSET:
@@ -230,34 +238,40 @@ def open_datasets(config: TrainConfig) -> tuple:
 
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
-    """A fresh detector for these categories."""
-    preset, num_classes = config.preset, len(categories)
-    if preset in DETR_PRESETS:
-        if config.denoising or config.look_forward != "once":
-            raise ValueError(
-                f"--denoising and --look-forward are about reference boxes, and {preset} has none; "
-                "leave them out, or choose a preset of Deformable DETR"
-            )
-        model = DETR(DETRConfig.preset(preset, num_classes=num_classes))
+    """A detector for these categories: fresh, or with the weights of config.start_from."""
+    source, preset = None, config.preset or "tiny"
+    if config.start_from is not None:
+        source = load(config.start_from)
+        known = source.model.config
     elif preset in PRESETS:
-        model = DeformableDETR(
-            DeformableDETRConfig.preset(
-                preset, num_classes=num_classes, look_forward=config.look_forward
-            )
+        known = DeformableDETRConfig.preset(preset)
+    elif preset in DETR_PRESETS:
+        known = DETRConfig.preset(preset)
+    else:
+        names = ", ".join([*PRESETS, *DETR_PRESETS])
+        raise ValueError(f'preset "{preset}" does not exist; choose one of {names}')
+    known = replace(known, num_classes=len(categories))
+    if isinstance(known, DeformableDETRConfig):
+        model = DeformableDETR(replace(known, look_forward=config.look_forward))
+    elif config.denoising or config.look_forward != "once":
+        raise ValueError(
+            "--denoising and --look-forward are about reference boxes, and a DETR has none; leave "
+            "them out, or choose a preset of Deformable DETR"
         )
     else:
-        known = ", ".join([*PRESETS, *DETR_PRESETS])
-        raise ValueError(f'preset "{preset}" does not exist; choose one of {known}')
+        model = DETR(known)
+    if source is not None:
+        print(adopt_weights(model, categories, source))
     if config.imagenet:
         if not hasattr(model.backbone, "load_imagenet"):
             raise ValueError(
-                f"--imagenet needs a ResNet, and the preset {config.preset} has none; "
+                f"--imagenet needs a ResNet, and the preset {config.preset or 'tiny'} has none; "
                 "leave it out, or choose a preset with a ResNet such as r50"
             )
         model.backbone.load_imagenet()
     denoising = None
     if config.denoising:
-        denoising = Denoising(num_classes, model.config.d_model, config.denoising)
+        denoising = Denoising(known.num_classes, model.config.d_model, config.denoising)
     return Detector(model, categories, config.size, denoising=denoising)
 
 
@@ -302,11 +316,12 @@ def report(config: TrainConfig, training_set, validation_set, detector, device) 
     length = f"{config.minutes:g} minutes" if config.minutes else f"{config.steps} steps"
     names = list(detector.categories.values())
     pictures = "endless" if len(training_set) == ENDLESS else len(training_set)
+    model = config.start_from or config.preset or "tiny"
     print(
         f"data     {config.data}: {pictures} pictures to learn from, {len(validation_set)} to "
         f"evaluate on{' (the same)' if validation_set is training_set else ''}\n"
         f"classes  {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}\n"
-        f"model    {config.preset}, {weights / 1e6:.2f} million trainable weights\n"
+        f"model    {model}, {weights / 1e6:.2f} million trainable weights\n"
         f"running  {length}, batch {config.batch}, pictures {config.size.short_side} to "
         f"{config.size.long_side} px, on {device}"
         + (f" with {torch.get_num_threads()} threads" if device.type == "cpu" else "")

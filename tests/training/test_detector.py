@@ -333,3 +333,105 @@ def test_the_copy_for_inference_detects_the_same(build, pictures, targets):
         torch.testing.assert_close(other["scores"], one["scores"], rtol=1e-4, atol=1e-5)
     assert not any(parameter.requires_grad for parameter in faster.parameters())
     detector.train()(pictures, targets)["loss_label"].backward()  # the original still learns
+
+
+# Pictures in memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda p: np.array(p),
+        lambda p: np.array(p)[:, ::-1][:, ::-1],  # strides that torch does not take
+        lambda p: np.array(p) / 255,
+        lambda p: np.dstack([np.array(p), np.full((23, 29), 77, np.uint8)]),
+        lambda p: torch.from_numpy(np.array(p)).permute(2, 0, 1),
+        lambda p: torch.from_numpy(np.array(p).astype(np.uint16) * 257).permute(2, 0, 1),
+        floats,
+        lambda p: floats(p).double(),
+        lambda p: p.convert("RGBA"),
+    ],
+    ids=[
+        "array",
+        "flipped twice",
+        "floats",
+        "alpha",
+        "bytes",
+        "16 bits",
+        "tensor",
+        "double",
+        "PIL",
+    ],
+)
+def test_arrays_and_tensors_are_the_same_picture(painting, given):
+    found = load_picture(given(painting))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, floats(painting))
+
+
+@pytest.mark.parametrize("given", [lambda g: g, lambda g: g[..., None]])
+def test_grey_arrays_become_rgb(painting, given):
+    grey = painting.convert("L")
+    torch.testing.assert_close(load_picture(given(np.array(grey))), floats(grey))
+
+
+def test_sixteen_bits_mean_the_same_in_a_file_an_array_and_a_tensor(tmp_path):
+    grey = np.linspace(0, 65535, 17 * 13).astype(np.uint16).reshape(17, 13)
+    PIL.Image.fromarray(grey).save(tmp_path / "a.png")
+    from_file = load_picture(tmp_path / "a.png")
+    torch.testing.assert_close(load_picture(grey), from_file, rtol=0, atol=1 / 255)
+    torch.testing.assert_close(load_picture(torch.from_numpy(grey)[None]), load_picture(grey))
+
+
+@pytest.mark.parametrize(
+    "given, error, message",
+    [
+        (np.zeros((2, 3, 4, 3), np.uint8), ValueError, r"array of shape \(2, 3, 4, 3\)"),
+        (np.zeros(7, np.uint8), ValueError, r"array of shape \(7,\)"),
+        (np.zeros((0, 5), np.uint8), ValueError, r"shape \(1, 0, 5\)"),
+        (torch.zeros(5, 7, 3), ValueError, r"shape \(5, 7, 3\), channels first"),
+        (torch.zeros(2, 3, 5, 7), ValueError, r"shape \(2, 3, 5, 7\)"),
+        (np.full((5, 7, 3), 200.0), ValueError, "run from 200 to 200.*divide by 255"),
+        (torch.full((3, 5, 7), -1.0), ValueError, "run from -1 to -1"),
+        (torch.full((3, 5, 7), torch.nan), ValueError, "run from nan to nan"),
+        (np.zeros((5, 7, 3), np.int64), TypeError, "torch.int64"),
+        (3, TypeError, "not as int"),
+        (None, TypeError, "not as NoneType"),
+    ],
+)
+def test_what_is_no_picture_in_memory_is_named(build, given, error, message):
+    with pytest.raises(error, match=message) as refused:
+        build().predict(given)
+    assert "\n" not in str(refused.value)
+
+
+def test_predict_of_a_list_is_a_list_of_each_alone(build, painting, tmp_path):
+    painting.save(tmp_path / "a.png")
+    wide = np.random.default_rng(0).integers(0, 255, (11, 47), np.uint8)
+    given = [tmp_path / "a.png", wide, floats(painting)]
+    detector = build()
+    together = detector.predict(given, threshold=0.0)
+    assert isinstance(together, list) and len(together) == 3
+    for picture, found in zip(given, together, strict=True):
+        alone = detector.predict(picture, threshold=0.0)
+        assert all(torch.equal(found[name], values) for name, values in alone.items())
+    assert detector.predict([]) == []
+
+
+def test_predict_keeps_the_best_k(build, painting):
+    detector = build()
+    everything = detector.predict(painting, threshold=0.0, top_k=1000)
+    assert len(everything["scores"]) == 19 * 3
+    best = detector.predict(painting, threshold=0.0, top_k=5)
+    assert len(best["scores"]) == 5
+    assert all(torch.equal(values, everything[name][:5]) for name, values in best.items())
+    with pytest.raises(ValueError, match="top_k is 0"):
+        detector.predict(painting, top_k=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (300, 1)])
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_pictures_one_pixel_thin(build, shape, two_stage):
+    found = build(two_stage=two_stage).predict(np.full(shape, 99, np.uint8), threshold=0.0)
+    assert len(found["boxes"]) and torch.isfinite(found["boxes"]).all()
+    assert (found["boxes"][:, 2:].amax(0) <= torch.tensor([shape[1], shape[0]])).all()
