@@ -252,9 +252,8 @@ def run_convert(
     config = detector.model.config
     weights = sum(p.numel() for p in detector.model.parameters())
     print(
-        f"wrote {out}: {config.backbone}, {config.n_levels} levels, {config.n_queries} queries"
-        f"{', box refinement' * config.box_refine}{', two stages' * config.two_stage}, "
-        f"{config.num_classes} class outputs, {weights / 1e6:.2f} million weights"
+        f"wrote {out}: {type(detector.model).__name__}, {config.backbone}, {config.n_queries} "
+        f"queries, {config.num_classes} classes, {weights / 1e6:.2f} million weights"
     )
 
 

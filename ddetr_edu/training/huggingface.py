@@ -6,8 +6,9 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from ddetr_edu.detector import DeformableDETR, PictureSize
+from ddetr_edu.detector import DETR, DeformableDETR, DETRConfig, PictureSize
 from ddetr_edu.detector.pictures import MEAN, STD
+from ddetr_edu.training import keys_detr
 from ddetr_edu.training.detector import Detector
 from ddetr_edu.training.files import CheckpointError, read, read_json, write_whole
 from ddetr_edu.training.keys import (
@@ -37,7 +38,7 @@ SETTINGS = {
 
 
 def save_huggingface(folder: str | Path, detector: Detector) -> None:
-    """Write a folder that transformers' DeformableDetrForObjectDetection.from_pretrained opens.
+    """Write a folder that transformers opens, as a DeformableDetr- or a DetrForObjectDetection.
 
     Its labels are the numbers of the class outputs; ours are kept beside them as category_ids.
 
@@ -46,10 +47,16 @@ def save_huggingface(folder: str | Path, detector: Detector) -> None:
     folder, config = Path(folder), detector.model.config
     check_convertible(config)
     names = list(detector.categories.values())
-    shared = {name: getattr(config, ours) for ours in SETTINGS for name in SETTINGS[ours]}
+    is_detr = isinstance(config, DETRConfig)
+    shared = {
+        name: getattr(config, ours)
+        for ours in SETTINGS
+        for name in SETTINGS[ours]
+        if hasattr(config, ours)
+    }
     settings = shared | {
-        "architectures": ["DeformableDetrForObjectDetection"],
-        "model_type": "deformable_detr",
+        "architectures": [f"{'Detr' if is_detr else 'DeformableDetr'}ForObjectDetection"],
+        "model_type": "detr" if is_detr else "deformable_detr",
         "use_timm_backbone": True,
         "use_pretrained_backbone": False,
         "id2label": dict(enumerate(names)),
@@ -57,7 +64,7 @@ def save_huggingface(folder: str | Path, detector: Detector) -> None:
         "category_ids": detector.labels,
     }
     pictures = {
-        "image_processor_type": "DeformableDetrImageProcessor",
+        "image_processor_type": f"{'Detr' if is_detr else 'DeformableDetr'}ImageProcessor",
         "size": {
             "shortest_edge": detector.size.short_side,
             "longest_edge": detector.size.long_side,
@@ -65,7 +72,8 @@ def save_huggingface(folder: str | Path, detector: Detector) -> None:
         "image_mean": MEAN,
         "image_std": STD,
     }
-    state = to_huggingface(detector.model.state_dict(), config)
+    weights = detector.model.state_dict()
+    state = keys_detr.to_huggingface(weights) if is_detr else to_huggingface(weights, config)
     write_whole(
         folder / "model.safetensors",
         lambda file: file.write(safetensors.torch.save(state, {"format": "pt"})),
@@ -81,20 +89,26 @@ def open_huggingface(folder: Path) -> Detector:
     Raises: CheckpointError for a folder of another kind, and whatever a spoilt one may lead to.
     """
     settings = read_json(folder / "config.json")
-    if settings.get("model_type") != "deformable_detr":
+    kind = settings.get("model_type")
+    if kind not in ("deformable_detr", "detr"):
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no deformable_detr model; give a checkpoint file, "
-            "or a Hugging Face folder of a DeformableDetrForObjectDetection"
+            f"{folder / 'config.json'} describes no deformable_detr or detr model; give a "
+            "checkpoint file, or a Hugging Face folder of one of the two, for object detection"
         )
     for name, only in (("position_embedding_type", "sine"), ("activation_function", "relu")):
         if settings.get(name, only) != only:
             raise ValueError(f"its {name} is {settings[name]}, and here it is always {only}")
-    state = from_huggingface(_read_weights(folder))
     known = {
         ours: settings[SETTINGS[ours][0]] for ours in SETTINGS if SETTINGS[ours][0] in settings
     }
-    config = deduce_config(state, **known)
-    outputs = range(config.num_classes)
+    if kind == "detr":
+        state = keys_detr.from_huggingface(_read_weights(folder))
+        model = DETR(keys_detr.deduce_config(state, **known))
+    else:
+        state = from_huggingface(_read_weights(folder))
+        model = DeformableDETR(deduce_config(state, **known))
+    model.load_state_dict(state)
+    outputs = range(model.config.num_classes)
     names = settings.get("id2label", {})
     labels = settings.get("category_ids", outputs)
     categories = {
@@ -102,8 +116,6 @@ def open_huggingface(folder: Path) -> Detector:
     }
     file = folder / "preprocessor_config.json"
     size = _picture_size(read_json(file) if file.is_file() else {})
-    model = DeformableDETR(config)
-    model.load_state_dict(state)
     return Detector(model, categories, size)
 
 

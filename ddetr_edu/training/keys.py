@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ddetr_edu.detector import DeformableDETRConfig
+from ddetr_edu.detector import DeformableDETRConfig, DETRConfig
 
 State = Mapping[str, Tensor]
 
@@ -265,11 +265,11 @@ def resnet_name(state: State) -> str:
     return f"resnet{2 + per_block * blocks}"
 
 
-def check_convertible(config: DeformableDETRConfig) -> None:
+def check_convertible(config: DeformableDETRConfig | DETRConfig) -> None:
     """Raise ValueError, in one sentence, for a model that only we can build."""
     if config.backbone == "tiny":
         raise ValueError("the tiny backbone exists in this library alone; convert a ResNet's model")
-    if config.n_levels == 2:
+    if isinstance(config, DeformableDETRConfig) and config.n_levels == 2:
         raise ValueError(
             "the other implementations read one level of the backbone or all three, so a model "
             "with n_levels=2 cannot be converted"

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ddetr_edu.detector import DETRConfig
+from ddetr_edu.training.keys import count, resnet_name
+
 State = dict[str, Tensor]
 
 # Beginnings of keys: ours, official, Hugging Face's. "#" is the number of a layer.
@@ -109,3 +112,23 @@ def rename(state: State, names: Iterable[tuple[str, str]]) -> State:
                 break
         renamed[key] = value
     return renamed
+
+
+def deduce_config(state: State, **known) -> DETRConfig:
+    """The configuration of a state dict under our names, from the shapes of its weights.
+
+    known: settings known from elsewhere, of which n_heads, dropout and dilation are taken: shapes
+        do not tell them
+    Raises: KeyError if a weight is missing, ValueError if the shapes make no model.
+    """
+    hidden = {name: known[name] for name in ("n_heads", "dropout", "dilation") if name in known}
+    return DETRConfig(
+        num_classes=len(state["classify.bias"]) - 1,
+        backbone=resnet_name(state),
+        d_model=state["queries.weight"].shape[1],
+        n_encoder_layers=count(state, "encoder."),
+        n_decoder_layers=count(state, "decoder."),
+        d_ffn=len(state["decoder.0.ffn.linear1.bias"]),
+        n_queries=len(state["queries.weight"]),
+        **hidden,
+    )

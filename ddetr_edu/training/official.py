@@ -1,4 +1,4 @@
-"""Files of the official code: github.com/fundamentalvision/Deformable-DETR."""
+"""Files of the official codes: fundamentalvision/Deformable-DETR and facebookresearch/detr."""
 
 import argparse
 from dataclasses import asdict
@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from ddetr_edu.detector import DeformableDETR, PictureSize
+from ddetr_edu.detector import DETR, DeformableDETR, DETRConfig, PictureSize
+from ddetr_edu.training import keys_detr
 from ddetr_edu.training.detector import Detector
 from ddetr_edu.training.files import CheckpointError, write_whole
 from ddetr_edu.training.keys import check_convertible, deduce_config, from_official, to_official
@@ -32,9 +33,15 @@ def save_official(path: str | Path, detector: Detector) -> None:
     """
     config = detector.model.config
     check_convertible(config)
-    args = {theirs: getattr(config, ours) for ours, theirs in OFFICIAL_ARGS.items()}
+    args = {
+        theirs: getattr(config, ours)
+        for ours, theirs in OFFICIAL_ARGS.items()
+        if hasattr(config, ours)
+    }
+    weights = detector.model.state_dict()
+    is_detr = isinstance(config, DETRConfig)
     content = {
-        "model": to_official(detector.model.state_dict(), config),
+        "model": keys_detr.to_official(weights) if is_detr else to_official(weights, config),
         "args": argparse.Namespace(**args),
         "categories": detector.categories,
         "size": asdict(detector.size),
@@ -51,18 +58,21 @@ def open_official(content: object, path: Path) -> Detector:
     """
     content = content if isinstance(content, dict) else {}
     state = content.get("model", content)
-    if not isinstance(state, dict) or "transformer.level_embed" not in state:
-        raise CheckpointError(
-            f"{path} is a torch file but not a checkpoint of this library, nor of the official "
-            "Deformable DETR; give a checkpoint.pt written by `ddetr train`"
-        )
     args = vars(content.get("args", argparse.Namespace()))
     known = {ours: args[theirs] for ours, theirs in OFFICIAL_ARGS.items() if theirs in args}
-    state = from_official(state)
-    config = deduce_config(state, **known)
-    categories = content.get("categories", coco_categories(config.num_classes))
-    model = DeformableDETR(config)
+    if isinstance(state, dict) and "transformer.level_embed" in state:
+        state = from_official(state)
+        model = DeformableDETR(deduce_config(state, **known))
+    elif isinstance(state, dict) and "transformer.decoder.norm.weight" in state:
+        state = keys_detr.from_official(state)
+        model = DETR(keys_detr.deduce_config(state, **known))
+    else:
+        raise CheckpointError(
+            f"{path} is a torch file but not a checkpoint of this library, nor of the official "
+            "Deformable DETR or DETR; give a checkpoint.pt written by `ddetr train`"
+        )
     model.load_state_dict(state)
+    categories = content.get("categories", coco_categories(model.config.num_classes))
     return Detector(model, categories, PictureSize(**content.get("size", {})))
 
 

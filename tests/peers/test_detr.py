@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from ddetr_edu.detector import DETR, DETRConfig
-from ddetr_edu.training import detection_losses
+from ddetr_edu.training import Detector, detection_losses, load
+from ddetr_edu.training.huggingface import save_huggingface
 from ddetr_edu.training.keys_detr import from_huggingface, to_huggingface
+from ddetr_edu.training.official import save_official
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("timm")  # its ResNets have the keys of torchvision's
@@ -142,3 +144,29 @@ def test_the_same_losses(models):
     torch.testing.assert_close(found["loss_label"], expected["loss_ce"])
     torch.testing.assert_close(found["loss_l1"], 5 * expected["loss_bbox"])
     torch.testing.assert_close(found["loss_giou"], 2 * expected["loss_giou"])
+
+
+def test_a_folder_of_theirs_is_loaded_and_written_back(models, tmp_path):
+    theirs = models[0].float()
+    theirs.save_pretrained(tmp_path / "theirs")
+    detector = load(tmp_path / "theirs")
+    assert isinstance(detector.model, DETR) and detector.model.config.n_heads == 3
+    assert list(detector.categories.values()) == list(theirs.config.id2label.values())
+    assert difference(theirs, detector.model, torch.float32) <= 1e-4
+    save_huggingface(tmp_path / "back", detector)
+    back, told = transformers.DetrForObjectDetection.from_pretrained(
+        tmp_path / "back", output_loading_info=True
+    )
+    assert not any(told.values()), told
+    for name, values in theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[name], values), name
+
+
+def test_an_official_file_is_loaded_and_written_back(models, tmp_path):
+    detector = Detector(models[1].float(), ["a", "b", "c", "d", "e"])
+    save_official(tmp_path / "a.pth", detector)
+    loaded = load(tmp_path / "a.pth")
+    assert loaded.model.config == detector.model.config
+    assert loaded.categories == detector.categories
+    for name, values in detector.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], values), name
