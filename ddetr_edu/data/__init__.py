@@ -3,7 +3,7 @@
 from ddetr_edu.data.coco import CocoDetection, DataError, to_rgb
 from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene
 from ddetr_edu.data.shapes import Shapes, held_out_scenes, write_shapes, write_shapes_set
-from ddetr_edu.data.transforms import collate, light_augmentation
+from ddetr_edu.data.transforms import collate, light_augmentation, official_augmentation
 
 __all__ = [
     "CATEGORIES",
@@ -15,6 +15,7 @@ __all__ = [
     "draw_scene",
     "held_out_scenes",
     "light_augmentation",
+    "official_augmentation",
     "to_rgb",
     "write_shapes",
     "write_shapes_set",

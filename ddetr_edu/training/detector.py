@@ -94,9 +94,9 @@ class Detector(nn.Module):
         inside = [
             self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))
         ]
-        return detection_losses(
-            self.model(*make_batch(images, self.size)), inside, self.loss_weights
-        )
+        predictions = self.model(*make_batch(images, self.size, training=True))
+        with torch.autocast(device.type, enabled=False):  # losses and matching in 32 bits
+            return detection_losses(predictions, inside, self.loss_weights)
 
     @torch.no_grad()
     def predict(
