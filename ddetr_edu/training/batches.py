@@ -150,6 +150,7 @@ def open_batches(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=list,
+        generator=torch.Generator(),  # else it takes a number from the global one
         worker_init_fn=leave_signals_to_the_parent,
     )
     for samples in loader:
