@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(f"{prog}: {stop or 'stopped by the keyboard'}", file=sys.stderr)
+        print(f"{prog}: {str(stop) or 'stopped by the keyboard'}", file=sys.stderr)
         return 130
     return 0
 
