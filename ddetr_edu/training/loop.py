@@ -1,6 +1,7 @@
 """The training loop: batches in; checkpoints, a log and a picture of its curves out."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -133,7 +134,11 @@ def train(config: TrainConfig) -> dict[str, float]:
         say(about_run(clock, schedule))
         say(about_device(device, config.precision, pick_workers(config)))
 
-        stopped = learn(config, learner, clock, run, training_set, validation_set, schedule)
+        batches = open_batches(
+            Seeded(training_set, config.seed), schedule.batches_from(clock.step),
+            pick_workers(config), pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        stopped = learn(config, learner, clock, run, batches, validation_set)
         run.save(learner, clock)
         so_far = f"after {clock.step} steps and {clock.minutes:.1f} minutes of training"
         if stopped:
@@ -146,24 +151,21 @@ def train(config: TrainConfig) -> dict[str, float]:
     return metrics
 
 
-def learn(config, learner, clock, run, training_set, validation_set, schedule) -> bool:
+def learn(
+    config: TrainConfig, learner: Learner, clock: Clock, run: Run, batches: Iterator, validation_set
+) -> bool:
     """Step after step until the run is over, saving and evaluating now and then.
 
     Returns: whether somebody asked to stop.
     """
-    device = learner.device
     if clock.step and clock.step % config.eval_every == 0 and clock.progress < 1:
         judge(config, learner, clock, run, validation_set)  # the run may have ended before it could
-    batches = open_batches(
-        Seeded(training_set, config.seed), schedule.batches_from(clock.step), pick_workers(config),
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
     bar = tqdm(
         total=100, initial=100 * clock.progress, desc="training", disable=distributed.rank() > 0,
         bar_format="{l_bar}{bar}| {elapsed}{postfix}",
     )  # fmt: skip
     first = clock.step + 1
-    clock.start(clock.step, clock.minutes)
+    clock.start(clock.step, clock.minutes)  # all that came before is not training time
     stopping = False
     with stop_requests() as asked, bar:
         while clock.progress < 1 and not stopping:
@@ -171,12 +173,12 @@ def learn(config, learner, clock, run, training_set, validation_set, schedule) -
             # Dropout and the like begin each step at a seed of its own: no state to carry along.
             torch.manual_seed(seed_for(STEP, config.seed, clock.step, distributed.rank()))
             losses = learner.step(pictures, clock.step + 1, clock.progress)
-            clock.tick(device)
+            clock.tick(learner.device)
 
             if clock.step == first:
                 began = clock.minutes  # the first step is slower
             if clock.step == first + 10:
-                say(forecast(clock, 60 * (clock.minutes - began) / 10, device))
+                say(forecast(clock, 60 * (clock.minutes - began) / 10, learner.device))
             if clock.step % LOG_EVERY == 0 or clock.step == 1:
                 run.write({"step": clock.step, "minutes": clock.minutes, **losses})
                 bar.set_postfix_str(f"step {clock.step}, loss {losses['loss']:.2f}")
@@ -186,11 +188,13 @@ def learn(config, learner, clock, run, training_set, validation_set, schedule) -
                     run.save(learner, clock)
             if clock.step % config.eval_every == 0 and clock.progress < 1:
                 judge(config, learner, clock, run, validation_set)
-            (stopping,) = distributed.largest([asked.is_set()], device)
+            (stopping,) = distributed.largest([asked.is_set()], learner.device)
     return bool(stopping)
 
 
-def judge(config, learner, clock, run, validation_set) -> tuple[dict[str, float], str]:
+def judge(
+    config: TrainConfig, learner: Learner, clock: Clock, run: Run, validation_set
+) -> tuple[dict[str, float], str]:
     """Save, evaluate, log. Returns COCO's numbers and table."""
     with clock.paused():
         run.save(learner, clock)  # first: it must not be lost
