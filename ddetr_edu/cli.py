@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, BuildError, MemoryError, torch.OutOfMemoryError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped by the keyboard", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{prog}: {str(stop) or 'stopped by the keyboard'}", file=sys.stderr)
         return 130
     return 0
 
@@ -96,9 +96,13 @@ def run_doctor() -> None:
 
 
 def run_train(config: Annotated[TrainConfig, arg(name="")]) -> None:
-    """Train a detector; leave a checkpoint, metrics.jsonl and curves.png in a folder.
+    """Train a detector; leave checkpoints, metrics.jsonl and curves.png in a folder.
 
     Try it:  ddetr train --data data/shapes-mini --minutes 3
+
+    Ctrl-C saves, and the same command with --resume goes on.
+
+    Several GPUs:  torchrun --nproc-per-node 2 -m ddetr_edu train --steps 9000
     """
     train(config)
 
@@ -109,6 +113,8 @@ def run_eval(
     split: str = "val",
     first: int | None = None,
     batch: int = 8,
+    workers: int = 1,
+    per_category: bool = False,
 ) -> None:
     """Print COCO's table for a checkpoint.
 
@@ -118,12 +124,14 @@ def run_eval(
         split: Which part of the data, as its annotation file is named: val, train2017, ...
         first: Only the first so many pictures with an object, as `ddetr train --overfit` takes.
         batch: Pictures at a time.
+        workers: Processes that read pictures ahead.
+        per_category: Print the numbers of each category, too.
     """
     detector = load(checkpoint)
     dataset = held_out_scenes() if data == "shapes" else CocoDetection(data, split)
     if first is not None:
         dataset = dataset.first(first)
-    metrics, table = evaluate(detector, dataset, batch)
+    metrics, table = evaluate(detector, dataset, batch, workers=workers, per_category=per_category)
     print(table)
     print(f"{len(dataset)} pictures: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
 

@@ -1,7 +1,9 @@
 """The command line: what it leaves, what it says, and that a mistake is one line."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from ddetr_edu.cli import main
 from ddetr_edu.data import write_shapes_set
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
 from ddetr_edu.training import Detector, load, save
+from ddetr_edu.training.learner import Learner
 
 SMALL_PICTURES = ["--size.short-side", "64", "--size.long-side", "96"]
 
@@ -65,10 +68,11 @@ def test_train_then_eval_then_predict_then_inspect(run, tmp_path, model):
     )
     assert code == 0 and "done after 2 steps" in out and "Average Precision" in out
     left = {p.name for p in (tmp_path / "runs" / "train").iterdir()}
-    assert left == {"checkpoint.pt", "metrics.jsonl", "config.json", "curves.png"}
+    assert left == {"checkpoint.pt", "best.pt", "metrics.jsonl", "config.json", "curves.png"}
 
-    code, out, err = run("eval --data {folder}/shapes")  # finds the checkpoint by itself
-    assert code == 0 and out.count("Average Precision") == 6
+    # finds the checkpoint by itself
+    code, out, err = run("eval --data {folder}/shapes --per-category --workers 0")
+    assert code == 0 and out.count("Average Precision") == 6 and "AP_L\n" in out
     assert "2 pictures: AP 0.0" in out and "Traceback" not in err
 
     code, out, err = run("predict {folder}/noise.png --threshold 0.0")
@@ -131,7 +135,7 @@ def test_convert_to_each_and_back_again(run, resnet, tmp_path):
         ("b", "ours", "c.pt"),
     ]:
         code, said, _ = run(f"convert {source} --to {to} --out {out}")
-        assert code == 0 and f"wrote {out}: resnet18, 1 levels, 7 queries, 2 class" in said
+        assert code == 0 and f"wrote {out}: DeformableDETR, resnet18, 7 queries, 2 classes" in said
     back = load(tmp_path / "c.pt")
     assert back.categories == resnet.categories and back.model.config == resnet.model.config
     state = back.model.state_dict()
@@ -204,7 +208,7 @@ def test_doctor(run):
         ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert"]),
         ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "coco", "check", "stats"]),
-        ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--preset"]),
+        ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--resume"]),
         ("inspect --help", ["--query", "--layer", "--by", "Number of the decoder query"]),
     ],
 )
@@ -232,7 +236,9 @@ WITH = "--checkpoint {folder}/c.pt"
         ("train --nope 3", "--nope"),
         ("train --steps many", "--steps"),
         ("train", "give --minutes or --steps"),
-        ("train --minutes 1 --steps 2", "and not both"),
+        ("train --minutes 1 --steps 2", "only one of them"),
+        ("train --epochs 1", "generated scenes have no end"),
+        ("train --steps 1 --precision int8", "--precision"),
         ("train --steps 0", "--steps is 0"),
         ("train --steps 1 --data nowhere", "nowhere is not a COCO data set"),
         ("train --steps 1 --data {folder}/shapes --preset r51", "tiny, .* detr_r50"),
@@ -315,6 +321,36 @@ def test_ctrl_c_is_one_line_too(run, monkeypatch):
     monkeypatch.setattr("ddetr_edu.cli.evaluate", interrupted)
     code, _, err = run(f"eval {WITH} --data {{folder}}/shapes")
     assert code == 130 and err == "ddetr: stopped by the keyboard\n"
+
+
+def test_a_training_that_was_stopped_says_how_to_go_on(run, monkeypatch):
+    real = Learner.step
+
+    def interrupted(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        return real(self, *args)
+
+    line = "train --data {folder}/shapes --steps 2 --batch 2 --device cpu " + " ".join(
+        SMALL_PICTURES
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", interrupted)
+        code, _, err = run(line)
+    assert code == 130
+    last = err.splitlines()[-1]
+    assert last.startswith("ddetr: stopped after 1 steps") and "--resume" in last
+    code, out, _ = run(f"{line} --resume")
+    assert code == 0 and "after step 1" in out and "done after 2 steps" in out
+
+
+def test_a_full_disk_is_one_line(run, monkeypatch):
+    def full(content, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    code, _, err = run("train --data {folder}/shapes --steps 1 --batch 2 --device cpu --workers 0")
+    last = err.splitlines()[-1]
+    assert code == 1 and last.startswith("ddetr: the checkpoint") and "No space left" in last
 
 
 # As a program -----------------------------------------------------------------------------------

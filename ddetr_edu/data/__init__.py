@@ -6,7 +6,7 @@ from ddetr_edu.data.download import SubsetConfig, fetch_subset
 from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene
 from ddetr_edu.data.shapes import Shapes, held_out_scenes, write_shapes, write_shapes_set
 from ddetr_edu.data.stats import Statistics, measure
-from ddetr_edu.data.transforms import collate, light_augmentation
+from ddetr_edu.data.transforms import collate, light_augmentation, official_augmentation
 
 __all__ = [
     "CATEGORIES",
@@ -23,6 +23,7 @@ __all__ = [
     "held_out_scenes",
     "light_augmentation",
     "measure",
+    "official_augmentation",
     "to_rgb",
     "write_shapes",
     "write_shapes_set",

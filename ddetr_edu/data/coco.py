@@ -66,6 +66,10 @@ class CocoDetection(Dataset):
         target = to_target(self._annotations[entry["id"]], entry["id"], size)
         return self.transforms(image, target) if self.transforms else (image, target)
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every picture as annotated; none is opened."""
+        return [(self._images[i]["height"], self._images[i]["width"]) for i in self.image_ids]
+
     def ground_truth(self) -> COCO:
         """All annotations of these pictures, crowds included, as pycocotools wants them."""
         images = [self._images[i] for i in self.image_ids]

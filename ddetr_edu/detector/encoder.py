@@ -1,6 +1,7 @@
 """The encoder: every token of the feature maps looks at a few others, on all levels."""
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ddetr_edu.attention import MSDeformAttn, pixel_centres
 from ddetr_edu.attention.locations import SpatialShapes
@@ -53,11 +54,15 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Layers of deformable self-attention over the tokens of all levels; the result is the memory.
 
+    `checkpoint_activations`, if set, forgets what happened inside each layer and computes it again
+    when gradients need it: training then takes less memory and more time.
+
     Source: paper, section 4.1; DeformableTransformerEncoder of the official code.
     """
 
     def __init__(self, config: DeformableDETRConfig):
         super().__init__()
+        self.checkpoint_activations = False
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_encoder_layers))
 
     def forward(
@@ -71,5 +76,9 @@ class Encoder(nn.Module):
         """tokens, position (N, S, C); ratios (N, L, 2); padding_mask (N, S) -> memory (N, S, C)."""
         reference_points = pixel_centres(spatial_shapes, ratios)  # (N, S, L, 2)
         for layer in self.layers:
-            tokens = layer(tokens, position, reference_points, spatial_shapes, padding_mask)
+            arguments = (tokens, position, reference_points, spatial_shapes, padding_mask)
+            if self.checkpoint_activations and self.training:
+                tokens = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                tokens = layer(*arguments)
         return tokens

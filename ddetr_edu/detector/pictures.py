@@ -17,11 +17,12 @@ STD = (0.229, 0.224, 0.225)
 class PictureSize:
     """How large pictures are shown to the model: the short side, unless the long one gets too long.
 
-    Officially 800 and 1333, in evaluation.
+    Officially 800 and 1333, and in training a short side from 480 to 800, in steps of 32.
     """
 
     short_side: int = 800
     long_side: int = 1333
+    short_sides_in_training: tuple[int, ...] = ()  # one is drawn for each picture; () is short_side
 
     def __post_init__(self):
         if not 1 <= self.short_side <= self.long_side:
@@ -29,15 +30,26 @@ class PictureSize:
                 f"a picture size needs 1 <= short_side <= long_side, but it is "
                 f"{self.short_side} and {self.long_side}"
             )
+        for side in self.short_sides_in_training:
+            if not 1 <= side <= self.long_side:
+                raise ValueError(
+                    f"short_sides_in_training holds {side}; each must lie in 1 to the long side, "
+                    f"{self.long_side}"
+                )
 
-    def fit(self, height: int, width: int) -> tuple[int, int]:
+    def fit(self, height: int, width: int, training: bool = False) -> tuple[int, int]:
         """The (height, width) that a picture of this size is resized to; its shape is kept.
+
+        In training the short side is drawn from torch's global generator if there is a choice.
 
         The long side is rounded down, as officially: 375 x 500 at 800 becomes 800 x 1066. It never
         exceeds long_side, which the official code overshoots by a pixel now and then.
         """
         short, long = min(height, width), max(height, width)
         side = self.short_side
+        if training and self.short_sides_in_training:
+            choices = self.short_sides_in_training
+            side = choices[int(torch.randint(len(choices), ()))]
         if side * long > self.long_side * short:
             side = max(1, round(self.long_side * short / long))
         longer = min(self.long_side, side * long // short)
@@ -49,15 +61,20 @@ def to_floats(picture: Tensor) -> Tensor:
     return transforms.to_dtype(picture.as_subclass(Tensor), torch.float32, scale=True)
 
 
-def make_batch(pictures: list[Tensor], size: PictureSize) -> tuple[Tensor, Tensor]:
+def make_batch(
+    pictures: list[Tensor], size: PictureSize, training: bool = False
+) -> tuple[Tensor, Tensor]:
     """Resize, normalise and pad pictures into one batch.
 
     pictures: list of (3, H, W) in [0, 1], of any sizes
+    training: draw the size of each, if `size` gives a choice
     Returns: images (N, 3, H, W) normalised, zeros where padded; padding_mask (N, H, W), True there
     """
     resized = [
         transforms.normalize(
-            transforms.resize(picture, list(size.fit(*picture.shape[1:])), antialias=True),
+            transforms.resize(
+                picture, list(size.fit(*picture.shape[1:], training)), antialias=True
+            ),
             MEAN,
             STD,
         )

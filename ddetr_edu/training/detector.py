@@ -94,15 +94,14 @@ class Detector(nn.Module):
         inside = [
             self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))
         ]
-        batch = make_batch(images, self.size)
-        if self.denoising is None:
-            return detection_losses(self.model(*batch), inside, self.loss_weights)
-        noised = self.denoising(inside)
-        predictions = self.model(*batch, noised.extra)
-        return {
-            **detection_losses(predictions, inside, self.loss_weights),
-            **denoising_losses(predictions.extra, noised, self.loss_weights),
-        }
+        batch = make_batch(images, self.size, training=True)
+        noised = self.denoising(inside) if self.denoising else None
+        predictions = self.model(*batch, noised.extra) if noised else self.model(*batch)
+        with torch.autocast(device.type, enabled=False):  # losses and matching in 32 bits
+            losses = detection_losses(predictions, inside, self.loss_weights)
+            if noised:
+                losses |= denoising_losses(predictions.extra, noised, self.loss_weights)
+        return losses
 
     def for_inference(self) -> "Detector":
         """A copy that detects the same, faster, and can do nothing else.

@@ -9,6 +9,8 @@ from torchvision.ops import box_convert
 from tqdm.auto import tqdm
 
 from ddetr_edu.detector import to_floats
+from ddetr_edu.training import distributed
+from ddetr_edu.training.batches import open_batches
 from ddetr_edu.training.detector import Detector
 
 # The twelve numbers of COCO's table, in its order.
@@ -33,24 +35,33 @@ def check_dataset(detector: Detector, dataset) -> None:
 
 
 @torch.no_grad()
-def detect(detector: Detector, dataset, batch: int = 8, progress: bool = True) -> list[dict]:
+def detect(
+    detector: Detector, dataset, batch: int = 8, progress: bool = True, workers: int = 0
+) -> list[dict]:
     """Run a detector over a data set; the results in COCO's format, 100 per picture.
 
-    The detector is left in the mode it was in.
+    The detector is left in the mode it was in. Several processes share the batches among them, as
+    they are: what a picture is padded to depends on its batch, and the answer on the padding.
 
-    Returns: [{"image_id", "category_id", "bbox" [x, y, w, h] in pixels, "score"}, ...]
+    workers: processes that read pictures ahead
+    Returns: [{"image_id", "category_id", "bbox" [x, y, w, h] in pixels, "score"}, ...], of all
+        processes, each picture once.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; at least 1 picture at a time is needed")
     was_training = detector.training
     detector.eval()
     device = next(detector.model.parameters()).device
+    starts = range(0, len(dataset), batch)[distributed.rank() :: distributed.world_size()]
+    batches = [range(start, min(start + batch, len(dataset))) for start in starts]
     results = []
     try:
-        for start in tqdm(range(0, len(dataset), batch), desc="evaluate", disable=not progress):
-            samples = [dataset[i] for i in range(start, min(start + batch, len(dataset)))]
-            found = detector([to_floats(image).to(device) for image, _ in samples])
-            for (_, target), detections in zip(samples, found, strict=True):
+        for images, targets in tqdm(
+            open_batches(dataset, batches, workers), "evaluate", len(batches),
+            disable=not progress or distributed.rank() > 0,
+        ):  # fmt: skip
+            found = detector([to_floats(image.to(device)) for image in images])
+            for target, detections in zip(targets, found, strict=True):
                 boxes = box_convert(detections["boxes"], "xyxy", "xywh").tolist()
                 rows = zip(
                     boxes,
@@ -65,30 +76,72 @@ def detect(detector: Detector, dataset, batch: int = 8, progress: bool = True) -
                 ]  # fmt: skip
     finally:
         detector.train(was_training)
-    return results
+    return distributed.gathered(results)
 
 
 def evaluate(
-    detector: Detector, dataset, batch: int = 8, progress: bool = True
+    detector: Detector,
+    dataset,
+    batch: int = 8,
+    progress: bool = True,
+    workers: int = 0,
+    per_category: bool = False,
 ) -> tuple[dict[str, float], str]:
     """COCO's twelve numbers for a detector on a data set.
 
     dataset: one of `ddetr_edu.data`, whose labels are category ids
+    workers: processes that read pictures ahead
+    per_category: add a table of all categories, from high AP to low
     Returns: {"AP": ..., "AP50": ..., ...}, fractions (-1 where there is nothing to measure), and
         COCO's own table as text.
     Raises: ValueError if the data set has no picture, or categories the detector does not know.
     """
     check_dataset(detector, dataset)
-    results = detect(detector, dataset, batch, progress)
-    truth = dataset.ground_truth()
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its timings
-        found = truth.loadRes(results)
-        coco = COCOeval(truth, found, "bbox")
-        coco.params.imgIds = dataset.image_ids
-        coco.evaluate()
-        coco.accumulate()
+    coco = score(detect(detector, dataset, batch, progress, workers), dataset)
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
         coco.summarize()
     metrics = {name: float(value) for name, value in zip(METRICS, coco.stats, strict=True)}
-    return metrics, table.getvalue().rstrip()
+    text = table.getvalue().rstrip()
+    if per_category:
+        text += "\n\n" + category_table(by_category(coco), dataset.categories)
+    return metrics, text
+
+
+def score(results: list[dict], dataset) -> COCOeval:
+    """pycocotools' comparison of results, in COCO's format, with what the data set holds."""
+    truth = dataset.ground_truth()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its timings
+        coco = COCOeval(truth, truth.loadRes(results), "bbox")
+        coco.params.imgIds = dataset.image_ids
+        coco.evaluate()
+        coco.accumulate()
+    return coco
+
+
+def by_category(coco: COCOeval) -> dict[int, dict[str, float]]:
+    """{category id: {"AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"}}, -1 where it has no object."""
+    # precision of (10 IoU thresholds, 101 recalls, categories, 4 areas, 3 limits on detections)
+    precision = coco.eval["precision"][..., -1]
+    every = slice(None)
+    cuts = {"AP": (every, 0), "AP50": (0, 0), "AP75": (5, 0),
+            "AP_S": (every, 1), "AP_M": (every, 2), "AP_L": (every, 3)}  # fmt: skip
+    numbers = {}
+    for place, category in enumerate(coco.params.catIds):
+        numbers[category] = {}
+        for name, (threshold, area) in cuts.items():
+            values = precision[threshold, ..., place, area]
+            # It is -1 throughout for a category of which there is no object of this size.
+            numbers[category][name] = float(values.mean())
+    return numbers
+
+
+def category_table(numbers: dict[int, dict[str, float]], names: dict[int, str]) -> str:
+    """The numbers of `by_category` as text, the best category first, "-" where there is none."""
+    width = max(len("category"), *(len(names[category]) for category in numbers))
+    columns = list(next(iter(numbers.values())))
+    lines = [f"{'category':{width}s}" + "".join(f"{column:>8s}" for column in columns)]
+    for category, row in sorted(numbers.items(), key=lambda item: -item[1]["AP"]):
+        cells = (f"{value:8.3f}" if value >= 0 else f"{'-':>8s}" for value in row.values())
+        lines.append(f"{names[category]:{width}s}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Which parameters learn how fast, and how the rate changes over a run."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from torch import nn
 from torch.optim import AdamW
@@ -9,30 +10,49 @@ from torch.optim import AdamW
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser's settings; the defaults suit the tiny model trained from nothing.
+    """The optimiser's settings. What is left out (None) is taken from the recipe.
 
     A tiny model that does not learn has, more often than not, too low a rate; but detr_tiny wants
-    5e-4. The official R50 recipe is lr 2e-4, backbone 2e-5, beta2 0.999, at batch 32 from ImageNet
-    weights; that of DETR is lr 1e-4, backbone 1e-5.
+    5e-4. That of the official DETR is 1e-4.
     """
 
-    lr: float = 2e-3  # learning rate at its highest
-    lr_backbone: float | None = None  # that of the backbone; the same as lr when not given
-    beta2: float = 0.99  # how long AdamW remembers squared gradients
-    weight_decay: float = 1e-4  # not applied to biases and norms
-    warmup_steps: int = 100  # the rate rises from 0 over so many steps, or a twentieth of the run
-    clip: float = 0.1  # largest norm of the gradient
+    lr: float | None = None  # learning rate at its highest; fast 2e-3, official 2e-4
+    backbone: float | None = None  # the backbone's share of that rate; fast 1, official 0.1
+    beta2: float | None = None  # how long AdamW remembers squares; fast 0.99, official 0.999
+    weight_decay: float | None = None  # how fast weights shrink; 1e-4
+    decay_all: bool | None = None  # also biases and norms; fast no, official yes
+    warmup_steps: int | None = None  # rise from 0, at most 1/20 of the run; fast 100, official 0
+    schedule: Literal["cosine", "step"] | None = None  # fast cosine, official x 0.1 after 4/5
+    clip: float | None = None  # largest norm of the gradient; 0.1
 
     def __post_init__(self):
-        for name in ("lr", "lr_backbone", "clip"):
+        for name in ("lr", "backbone", "clip"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"--optim.{name.replace('_', '-')} is {value}; it must be above 0")
-        if not 0 <= self.beta2 < 1:
+                raise ValueError(f"--optim.{name} is {value}; it must be above 0")
+        if self.beta2 is not None and not 0 <= self.beta2 < 1:
             raise ValueError(f"--optim.beta2 is {self.beta2}; it must lie in [0, 1)")
-        if not self.weight_decay >= 0:
+        if self.weight_decay is not None and not self.weight_decay >= 0:
             raise ValueError(f"--optim.weight-decay is {self.weight_decay}; it must be 0 or more")
 
+    def filled(self, recipe: str) -> "OptimConfig":
+        """The same with every None taken from the recipe."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(RECIPES[recipe], **given)
+
+
+RECIPES = {
+    # for the tiny model, from nothing, in minutes
+    "fast": OptimConfig(
+        lr=2e-3, backbone=1.0, beta2=0.99, weight_decay=1e-4, decay_all=False,
+        warmup_steps=100, schedule="cosine", clip=0.1,
+    ),
+    # for a ResNet that knows ImageNet, at 32 pictures a step; main.py of the official code
+    "official": OptimConfig(
+        lr=2e-4, backbone=0.1, beta2=0.999, weight_decay=1e-4, decay_all=True,
+        warmup_steps=0, schedule="step", clip=0.1,
+    ),
+}  # fmt: skip
 
 SLOW = ("sampling_offsets", "queries.reference_points")  # learn at a tenth of the rate
 
@@ -43,18 +63,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     Offsets and learned reference points get a tenth of the rate: they steer where features are
     read, and a step too far leaves the object. Each group carries its own "base_lr".
 
-    Source: main.py of the official code, which decays biases and norms as well.
+    config: filled, no None in it
+    Source: main.py of the official code.
     """
-    lr_backbone = config.lr if config.lr_backbone is None else config.lr_backbone
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = lr_backbone if "backbone." in name else config.lr
+        rate = config.lr * (config.backbone if "backbone." in name else 1.0)
         if any(slow in name for slow in SLOW):
             rate *= 0.1
-        decay = config.weight_decay if parameter.dim() > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
+        decays = config.decay_all or parameter.dim() > 1
+        groups.setdefault((rate, config.weight_decay if decays else 0.0), []).append(parameter)
     return AdamW(
         [
             {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
@@ -64,19 +84,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     )
 
 
-def set_rate(optimizer: AdamW, step: int, progress: float, warmup_steps: int) -> float:
-    """Set each group's rate: a linear warm-up, then a cosine from 1 down to 1/100 of it.
+def set_rate(optimizer: AdamW, step: int, progress: float, config: OptimConfig) -> float:
+    """Set each group's rate: a linear warm-up, then down by a cosine or by one step.
 
-    The warm-up takes warmup_steps, but no more than a twentieth of the run: on a slow machine a
-    short run would otherwise be over before it is warm.
+    The warm-up takes config.warmup_steps, but no more than a twentieth of the run: on a slow
+    machine a short run would otherwise be over before it is warm. The cosine goes from 1 to 1/100;
+    the step, officially after 40 of 50 epochs, to 1/10.
 
     step:     the step about to be made, from 1
     progress: how much of the run is over, from 0 to 1, in time or in steps
-    Returns: the factor on every group's base rate. (Officially the rate takes one step down.)
+    Returns: the factor on every group's base rate.
     """
-    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    warm = max(step / max(warmup_steps, 1), progress / 0.05)
-    factor = cosine * min(1.0, warm)
+    progress = min(progress, 1.0)
+    if config.schedule == "step":
+        factor = 0.1 if progress >= 0.8 else 1.0
+    else:
+        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+    factor *= min(1.0, max(step / max(config.warmup_steps, 1), progress / 0.05))
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return factor

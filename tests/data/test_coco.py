@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from torchvision import tv_tensors
 
-from ddetr_edu.data import CocoDetection, DataError
+from ddetr_edu.data import CocoDetection, DataError, write_shapes
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "coco-mini"
 
@@ -356,3 +356,13 @@ def test_real_coco(split, images, boxes):
     assert empty >= 1
     assert grey >= (split == "train")
     assert average_precision(truth, perfect_detections(dataset)) == pytest.approx(1.0)
+
+
+def test_sizes_are_known_without_opening_a_picture(tmp_path):
+    write_shapes(tmp_path, "train", 3, seed=2)
+    dataset = CocoDetection(tmp_path, "train")
+    expected = [tuple(dataset[i][0].shape[1:]) for i in range(3)]
+    for picture in (tmp_path / "train").iterdir():
+        picture.write_bytes(b"")
+    assert dataset.sizes() == expected and len(set(expected)) == 3
+    assert dataset.first(2).sizes() == expected[:2]

@@ -1,8 +1,11 @@
-"""Mirroring moves boxes with the picture; a batch is lists."""
+"""Mirroring and cutting move boxes with the picture; a batch is lists."""
 
 import torch
+from torchvision import tv_tensors
+from torchvision.ops import box_area
 
-from ddetr_edu.data import Shapes, collate, light_augmentation
+from ddetr_edu.data import Shapes, collate, light_augmentation, official_augmentation
+from ddetr_edu.data.transforms import RandomPart
 
 
 def test_light_augmentation_mirrors_picture_and_boxes_or_neither():
@@ -22,6 +25,59 @@ def test_light_augmentation_mirrors_picture_and_boxes_or_neither():
         assert torch.equal(target_["labels"], target["labels"])
         assert (target_["image_id"], target_["size"]) == (target["image_id"], target["size"])
     assert 10 <= flips <= 30
+
+
+def test_a_part_shows_what_was_there():
+    """Each pixel says where it comes from, and so does each box."""
+    rows, columns = torch.meshgrid(torch.arange(71), torch.arange(97), indexing="ij")
+    image = tv_tensors.Image(torch.stack([rows, columns, 0 * rows]).to(torch.uint8))
+    boxes = tv_tensors.BoundingBoxes([[10.0, 20, 90, 61]], format="XYXY", canvas_size=(71, 97))
+    torch.manual_seed(0)
+    shapes = set()
+    for _ in range(40):
+        part, target = RandomPart(31, 83)(image, {"boxes": boxes, "labels": torch.tensor([5])})
+        _, height, width = part.shape
+        top, left = part[:2, 0, 0].tolist()
+        shapes.add((height, width))
+        assert torch.equal(part, image[:, top : top + height, left : left + width])
+        (x1, y1, x2, y2) = target["boxes"][0].tolist()
+        assert (x1, y1) == (min(max(10 - left, 0), width), min(max(20 - top, 0), height))
+        assert (x2, y2) == (min(max(90 - left, 0), width), min(max(61 - top, 0), height))
+    heights, widths = map(set, zip(*shapes, strict=True))
+    assert 31 <= min(heights) < 40 and 65 < max(heights) <= 71
+    assert 31 <= min(widths) < 40 and 75 < max(widths) <= 83
+
+
+def test_official_augmentation_keeps_boxes_that_can_be_learned():
+    augment, shapes, counts = official_augmentation(), [], []
+    dataset = Shapes(12, seed=3)
+    torch.manual_seed(0)
+    for i in range(12):
+        for _ in range(4):
+            image, target = dataset[i]
+            before = (image.shape, len(target["labels"]))
+            image, target = augment(image, target)
+            boxes = target["boxes"]
+            assert len(boxes) == len(target["labels"]) and boxes.shape[1:] == (4,)
+            assert target["image_id"] == i + 1
+            assert (box_area(boxes) > 0).all() and (boxes >= 0).all()
+            assert (boxes <= torch.tensor([*image.shape[:0:-1]] * 2)).all()
+            shapes.append(image.shape == before[0])
+            counts.append(len(boxes) - before[1])
+            if image.shape != before[0]:
+                assert min(image.shape[1:]) >= 384 and max(image.shape[1:]) <= 600
+    assert 14 <= sum(shapes) <= 34  # every second one is left whole
+    assert max(counts) == 0 and min(counts) < 0
+
+
+def test_a_picture_may_end_up_without_a_box():
+    image, target = Shapes(1, seed=3)[0]
+    target["boxes"] = tv_tensors.wrap(target["boxes"][:0], like=target["boxes"])
+    target["labels"] = target["labels"][:0]
+    torch.manual_seed(0)
+    for _ in range(4):
+        _, cut = official_augmentation()(image, target)
+        assert cut["boxes"].shape == (0, 4) and cut["labels"].shape == (0,)
 
 
 def test_data_sets_apply_transforms_to_picture_and_boxes():

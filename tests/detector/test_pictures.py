@@ -42,6 +42,20 @@ def test_a_size_that_makes_no_sense_is_refused(short, long):
         PictureSize(short, long)
 
 
+def test_in_training_each_picture_gets_one_of_the_sides():
+    size = PictureSize(53, 89, short_sides_in_training=(37, 41, 61))
+    torch.manual_seed(0)
+    drawn = {size.fit(30, 30, training=True) for _ in range(40)}
+    assert drawn == {(37, 37), (41, 41), (61, 61)}
+    assert size.fit(30, 30) == (53, 53) == PictureSize(53, 89).fit(30, 30, training=True)
+    assert size.fit(20, 80, training=True) == (22, 88)  # the long side decides
+    images, mask = make_batch([torch.rand(3, 30, 30)] * 12, size, training=True)
+    assert images.shape == (12, 3, 61, 61)
+    assert {61 - row.sum().item() for row in mask[:, 0]} == {37, 41, 61}
+    with pytest.raises(ValueError, match="short_sides_in_training holds 90; .* 1 to .* 89"):
+        PictureSize(53, 89, (41, 90))
+
+
 def test_bytes_become_floats():
     picture = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
     torch.testing.assert_close(to_floats(picture).flatten(), torch.tensor([0.0, 0.2, 1.0]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddetr_edu.data import CATEGORIES, CocoDetection, Shapes
 from ddetr_edu.training import evaluate
-from ddetr_edu.training.evaluate import METRICS, detect
+from ddetr_edu.training.evaluate import METRICS, by_category, detect, score
 
 H, W = 120, 150
 
@@ -74,6 +74,31 @@ def test_the_truth_itself_has_an_average_precision_of_1(dataset):
     assert len(table.splitlines()) == 12 and "1.000" in table.splitlines()[0]
 
 
+def test_each_category_has_its_own_row(dataset):
+    coco = score(detect(Oracle(dataset, relabel={90: 7, 7: 90}), dataset, progress=False), dataset)
+    numbers = by_category(coco)
+    assert list(numbers) == [3, 7, 90]
+    assert numbers[3]["AP"] == pytest.approx(1) and numbers[7]["AP"] == numbers[90]["AP"] == 0
+    assert numbers[3]["AP_S"] == -1  # there is no small cat
+    metrics, table = evaluate(Oracle(dataset, 3), dataset, progress=False, per_category=True)
+    rows = [row.split() for row in table.split("\n\n")[1].splitlines()]
+    assert rows[0] == ["category", "AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"]
+    assert {row[0] for row in rows[1:]} == {"cat", "dog", "toothbrush"}
+    precision = [float(row[1]) for row in rows[1:]]
+    assert precision == sorted(precision, reverse=True) and rows[1][4] == "-"
+    assert sum(precision) / 3 == pytest.approx(metrics["AP"], abs=1e-3)
+
+
+def test_the_numbers_of_the_categories_average_to_those_of_the_table(build):
+    scenes = Shapes(3, seed=5)
+    oracle = Oracle(scenes, shift=2.0)
+    metrics, _ = evaluate(oracle, scenes, progress=False)
+    rows = by_category(score(detect(oracle, scenes, progress=False), scenes)).values()
+    for name in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"):
+        there = [row[name] for row in rows if row[name] > -1]
+        assert metrics[name] == pytest.approx(sum(there) / len(there) if there else -1), name
+
+
 def test_shifted_boxes_score_less_and_far_ones_nothing(dataset):
     scores = [evaluate(Oracle(dataset, shift), dataset, progress=False)[0]["AP"]
               for shift in (0, 3, 6, 200)]  # fmt: skip
@@ -100,6 +125,11 @@ def test_batches_do_not_change_the_result(dataset, batch, sizes):
     metrics, _ = evaluate(oracle, dataset, batch, progress=False)
     assert oracle.sizes == sizes
     assert metrics == evaluate(Oracle(dataset, shift=4), dataset, progress=False)[0]
+
+
+def test_workers_do_not_change_the_result(dataset):
+    alone = detect(Oracle(dataset, shift=4), dataset, progress=False)
+    assert detect(Oracle(dataset, shift=4), dataset, 2, progress=False, workers=1) == alone
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -200,7 +200,7 @@ def write(name, content):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (spoil_settings(model_type="detr"), "config.json describes no deformable_detr model"),
+        (spoil_settings(model_type="yolos"), "config.json describes no deformable_detr or"),
         (spoil_settings(position_embedding_type="learned"), "position_embedding_type is learned"),
         (spoil_settings(encoder_attention_heads=5), "cannot be shared out over 5 heads"),
         (spoil_settings(encoder_attention_heads=0), "does not fit"),

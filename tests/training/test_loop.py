@@ -2,33 +2,24 @@
 
 import json
 import math
+import re
 import shutil
+import signal
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
-import ddetr_edu.training.loop as loop
 from ddetr_edu.data import CocoDetection, DataError
 from ddetr_edu.detector import PictureSize
-from ddetr_edu.training import TrainConfig, load, train
+from ddetr_edu.training import NonFiniteLoss, TrainConfig, load, prepare, train
+from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.evaluate import METRICS
+from ddetr_edu.training.learner import Learner
 from ddetr_edu.training.optim import OptimConfig, build_optimizer
+from ddetr_edu.training.stopping import stop_requests
 
 SIZE = PictureSize(64, 96)
-
-
-@pytest.fixture
-def config(shapes_folder, tmp_path):
-    """config(**changes): three steps on the small data set."""
-
-    def make(**changes):
-        return TrainConfig(**{
-            **dict(data=str(shapes_folder), out=tmp_path / "run", steps=3, batch=2, size=SIZE,
-                   device="cpu"),
-            **changes,
-        })  # fmt: skip
-
-    return make
 
 
 def log_of(config):
@@ -39,7 +30,8 @@ def test_a_run_leaves_everything_it_promises(config, capsys):
     config = config(steps=11, eval_every=4)
     metrics = train(config)
     assert tuple(metrics) == METRICS
-    names = ["checkpoint.pt", "config.json", "curves.png", "metrics.jsonl"]
+    names = ["best.pt", "checkpoint-0000008.pt", "checkpoint.pt", "config.json", "curves.png",
+             "metrics.jsonl"]  # fmt: skip
     assert sorted(p.name for p in config.out.iterdir()) == names
     assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -56,8 +48,8 @@ def test_a_run_leaves_everything_it_promises(config, capsys):
     assert evaluations[-1]["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
 
     saved = json.loads((config.out / "config.json").read_text())
-    assert saved["steps"] == 11 and saved["size"] == {"short_side": 64, "long_side": 96}
-    assert saved["optim"]["lr"] == config.optim.lr and saved["out"] == str(config.out)
+    assert saved["steps"] == 11 and saved["size.short_side"] == 64 and saved["size.long_side"] == 96
+    assert saved["optim.lr"] is None and saved["out"] == str(config.out)
 
     detector = load(config.out / "checkpoint.pt")
     assert detector.size == SIZE and detector.categories[1] == "circle"
@@ -86,9 +78,9 @@ def test_evaluating_in_between_does_not_change_the_training(config, tmp_path):
 
 
 def test_every_trainable_weight_moves(config, build):
-    config = config(optim=OptimConfig(warmup_steps=1))
+    config = config(steps=4, optim=OptimConfig(warmup_steps=1))
     torch.manual_seed(config.seed)
-    before = loop.build_detector(config, {n: str(n) for n in range(1, 7)}).model
+    before = prepare.build_detector(config, {n: str(n) for n in range(1, 7)}).model
     after = weights_of(config)
     still = {n for n, p in before.named_parameters() if torch.equal(p, after[n])}
     assert still == set()
@@ -96,156 +88,132 @@ def test_every_trainable_weight_moves(config, build):
 
 def test_options_of_the_model_and_of_training_arrive(config):
     names = {n: str(n) for n in range(1, 4)}
-    usual = loop.build_detector(config(), names)
+    usual = prepare.build_detector(config(), names)
     assert usual.denoising is None and usual.model.config.look_forward == "once"
-    detector = loop.build_detector(config(denoising=3, look_forward="twice"), names)
+    detector = prepare.build_detector(config(denoising=3, look_forward="twice"), names)
     assert detector.denoising.groups == 3 and detector.model.config.look_forward == "twice"
     assert detector.model.state_dict().keys() == usual.model.state_dict().keys()
-    optimizer = build_optimizer(detector, OptimConfig())
+    optimizer = build_optimizer(detector, OptimConfig().filled("fast"))
     learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert all(id(p) in learning for p in detector.denoising.parameters())
 
 
 def test_a_nan_loss_names_the_pictures_and_keeps_the_last_checkpoint(config, monkeypatch):
     config = config(steps=9, eval_every=2)
-    seen = []
-    real = loop.Detector.forward
+    real, ids = Learner.losses, []
 
-    def poisoned(self, images, targets=None):
-        losses = real(self, images, targets) if targets is not None else real(self, images)
-        if targets is not None:
-            seen.append(len(images))
-            if len(seen) == 3:
-                losses["loss_l1"] = losses["loss_l1"] * math.nan
+    def poisoned(self, images, targets):
+        losses = real(self, images, targets)
+        ids.append([target["image_id"] for target in targets])
+        poisoned.learner = self
+        if len(ids) == 3:
+            poisoned.before = {n: p.clone() for n, p in self.detector.named_parameters()}
+            losses["loss_l1"] = losses["loss_l1"] * math.nan
         return losses
 
-    ids = []
-    step = loop.training_step
-
-    def spy(detector, optimizer, images, targets, clock, optim):
-        ids.append([target["image_id"] for target in targets])
-        spy.before = {n: p.clone() for n, p in detector.named_parameters()}
-        spy.detector = detector
-        return step(detector, optimizer, images, targets, clock, optim)
-
-    monkeypatch.setattr(loop.Detector, "forward", poisoned)
-    monkeypatch.setattr(loop, "training_step", spy)
-    with pytest.raises(loop.NonFiniteLoss, match="at step 3 the loss is nan") as raised:
+    monkeypatch.setattr(Learner, "losses", poisoned)
+    with pytest.raises(NonFiniteLoss, match="at step 3 the loss is nan") as raised:
         train(config)
     assert f"ids {ids[2][0]}, {ids[2][1]};" in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert all(torch.equal(p, spy.before[n]) for n, p in spy.detector.named_parameters())
-    kept = torch.load(config.out / "checkpoint.pt", weights_only=True)
-    assert kept["step"] == 2
+    after = poisoned.learner.detector.named_parameters()
+    assert all(torch.equal(p, poisoned.before[n]) for n, p in after)
+    assert torch.load(config.out / "checkpoint.pt", weights_only=True)["step"] == 2
     load(config.out / "checkpoint.pt")
 
 
-def test_ctrl_c_saves_what_has_been_learned(config, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(config, monkeypatch, name):
     config = config(steps=50)
-    step = loop.training_step
+    real = Learner.step
 
-    def interrupted(detector, optimizer, images, targets, clock, optim):
-        if clock.step == 3:
-            raise KeyboardInterrupt
-        return step(detector, optimizer, images, targets, clock, optim)
+    def interrupted(self, batches, step, progress):
+        if step == 4:
+            signal.raise_signal(getattr(signal, name))
+        return real(self, batches, step, progress)
 
-    monkeypatch.setattr(loop, "training_step", interrupted)
-    try:
-        metrics = train(config)
-    except KeyboardInterrupt:  # would end the whole test run
-        pytest.fail("the interrupt was not caught")
-    assert tuple(metrics) == METRICS
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Learner, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 4 steps .* with --resume goes on"):
+        train(config)
+    assert torch.load(config.out / "checkpoint.pt", weights_only=True)["step"] == 4
     assert load(config.out / "checkpoint.pt")
-    assert (config.out / "curves.png").exists()
-    assert "stopped by the keyboard after 3 steps" in capsys.readouterr().out
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-def test_two_pictures_are_learned(shapes_folder):
+def test_a_second_ctrl_c_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), stop_requests() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked.is_set()
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
+
+
+def test_two_pictures_are_learned(config):
     """Fifty steps on the same two pictures take the loss to less than half."""
-    config = TrainConfig(data=str(shapes_folder), overfit=2, steps=50, size=SIZE, batch=2)
-    torch.manual_seed(0)
-    dataset, same = loop.open_datasets(config)
-    assert dataset is same and len(dataset) == 2
-    detector = loop.build_detector(config, dataset.categories).train()
-    optim = OptimConfig(warmup_steps=5)
-    optimizer = build_optimizer(detector, optim)
-    clock = loop.Clock(None, config.steps)
-    losses = []
-    pictures = loop.batches(dataset, config)
-    while clock.progress < 1:
-        clock.step += 1
-        losses.append(
-            loop.training_step(detector, optimizer, *next(pictures), clock, optim)["loss"]
-        )
-    assert len(losses) == 50
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    config = config(overfit=2, steps=50, optim=OptimConfig(warmup_steps=5), eval_every=60)
+    train(config)
+    losses = [line["loss"] for line in log_of(config) if "loss" in line]
+    assert len(losses) == 6 and losses[-1] < 0.5 * losses[0]
 
 
-def test_gradients_are_clipped_and_the_rate_follows_the_clock(config, build, shapes_folder):
-    dataset = CocoDetection(shapes_folder, "train")
-    detector = build(categories=dataset.categories).train()
-    optim = OptimConfig(warmup_steps=10, clip=0.01)
-    optimizer = build_optimizer(detector, optim)
-    clock = loop.Clock(None, 100)
-    clock.step = 4
-    images, targets = zip(*(dataset[i] for i in range(2)), strict=True)
-    line = loop.training_step(detector, optimizer, list(images), list(targets), clock, optim)
-    norm = torch.stack([p.grad.norm() for p in detector.parameters()]).norm().item()
-    assert norm == pytest.approx(0.01, rel=1e-3) and line["gradient_norm"] > 1
-    assert line["rate"] == pytest.approx(0.8 * (0.01 + 0.99 * (1 + math.cos(0.04 * math.pi)) / 2))
+def test_a_fresh_run_keeps_the_one_before(config, capsys):
+    train(config(steps=1))
+    first = (config().out / "checkpoint.pt").read_bytes()
+    train(config(steps=2))
+    previous = config().out / "previous"
+    assert (previous / "checkpoint.pt").read_bytes() == first
+    assert json.loads((previous / "config.json").read_text())["steps"] == 1
+    assert "holds an earlier run; it is now in" in capsys.readouterr().out
+    assert not list(config().out.glob("checkpoint-*"))
 
 
-def test_a_step_forgets_the_gradients_of_the_step_before(build, shapes_folder):
-    dataset = CocoDetection(shapes_folder, "train")
-    images, targets = zip(*(dataset[i] for i in range(2)), strict=True)
-    norms = []
-    for stale in (None, 1000.0):
-        detector = build(categories=dataset.categories).train()
-        for parameter in detector.parameters():
-            parameter.grad = None if stale is None else torch.full_like(parameter, stale)
-        optim, clock = OptimConfig(), loop.Clock(None, 9)
-        optimizer = build_optimizer(detector, optim)
-        line = loop.training_step(detector, optimizer, list(images), list(targets), clock, optim)
-        norms.append(line["gradient_norm"])
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+def test_after_ten_steps_it_says_how_long_it_will_take(config, capsys):
+    train(config(steps=12, optim=OptimConfig(warmup_steps=3)))
+    said = capsys.readouterr().out
+    assert re.search(r"\d\.\d\d s a step, \d\.\d GiB of memory, 0\.0 minutes to go", said)
+    assert "12 steps (6 times through the pictures), batch 2" in said
+    assert "cpu with 1 thread in fp32, no worker preparing batches" in said
 
 
 # Data -------------------------------------------------------------------------------------------
 
 
-def ids_of(pictures, count):
-    return [tuple(t["image_id"] for t in next(pictures)[1]) for _ in range(count)]
-
-
-def test_each_pass_takes_every_picture_in_a_new_order(config):
-    config = config(batch=1)
-    dataset = CocoDetection(config.data, "train")
-    passes = [ids_of(pictures, 5) for pictures in [loop.batches(dataset, config)] for _ in range(3)]
-    assert all(sorted(i for (i,) in one) == dataset.image_ids for one in passes)
-    assert len({tuple(one) for one in passes}) > 1
-    assert ids_of(loop.batches(dataset, config), 5) == passes[0]
-
-
-def test_batches_are_full_and_no_larger_than_the_set(config):
-    dataset = CocoDetection(config().data, "train")
-    assert {len(b) for b in ids_of(loop.batches(dataset, config(batch=3)), 4)} == {3}
-    assert {len(b) for b in ids_of(loop.batches(dataset, config(batch=99)), 2)} == {5}
-
-
-def test_generated_scenes_never_repeat_and_differ_from_those_evaluated_on(config):
-    training, validation = loop.open_datasets(config(data="shapes"))
-    assert len(training) == loop.ENDLESS and len(validation) == 200
+def test_generated_scenes_come_in_order_and_differ_from_those_evaluated_on(config):
+    config = config(data="shapes")
+    training, validation = prepare.open_datasets(config)
+    assert len(training) == prepare.ENDLESS and len(validation) == 200
     assert training.seed != validation.seed
-    assert ids_of(loop.batches(training, config(data="shapes")), 2) == [(1, 2), (3, 4)]
+    first = next(prepare.build_schedule(config, training).batches_from(3))
+    assert [place for place, _ in first] == [6, 7]
+
+
+def test_a_batch_is_no_larger_than_the_set(config):
+    dataset = CocoDetection(config().data, "train")
+    assert prepare.build_schedule(config(batch=99), dataset).batch == 5
+    assert prepare.build_schedule(config(batch=99, accumulate=2), dataset).batch == 2
+    with pytest.raises(ValueError, match="a step takes 6 pictures .*--accumulate 6.* there are 5"):
+        prepare.build_schedule(config(batch=1, accumulate=6), dataset)
+
+
+def test_epochs_are_passes_over_the_pictures(config):
+    schedule = prepare.build_schedule(config(), CocoDetection(config().data, "train"))
+    assert schedule.steps_per_pass == 2  # five pictures, two at a time
+    for epochs, steps in ((3, 6), (0.5, 1), (0.1, 1)):
+        assert prepare.count_steps(config(epochs=epochs, steps=None), schedule) == steps
+    assert prepare.count_steps(config(minutes=1, steps=None), schedule) is None
 
 
 def test_training_mirrors_pictures_and_learning_by_heart_does_not(config):
-    training, validation = loop.open_datasets(config())
-    assert training.transforms is not None and validation.transforms is None
+    training, validation = prepare.open_datasets(config())
+    assert isinstance(training.transforms, v2.RandomHorizontalFlip)
+    cut, _ = prepare.open_datasets(config(augmentation="official"))
+    assert "RandomPart" in str(cut.transforms)
+    assert validation.transforms is None
     assert training.folder.name == "train" and validation.folder.name == "val"
-    by_heart, same = loop.open_datasets(config(overfit=3))
+    by_heart, same = prepare.open_datasets(config(overfit=3))
     assert same is by_heart and by_heart.transforms is None and len(by_heart) == 3
-    scenes, same = loop.open_datasets(config(data="shapes", overfit=3))
+    scenes, same = prepare.open_datasets(config(data="shapes", overfit=3))
     assert same is scenes and len(scenes) == 3
 
 
@@ -256,7 +224,15 @@ def test_training_mirrors_pictures_and_learning_by_heart_does_not(config):
     "values, message",
     [
         (dict(), "give --minutes or --steps"),
-        (dict(minutes=1, steps=2), "and not both"),
+        (dict(minutes=1, steps=2), "only one of them"),
+        (dict(epochs=1), "generated scenes have no end"),
+        (dict(epochs=0, data="x"), "--epochs is 0"),
+        (dict(steps=1, accumulate=0), "--accumulate is 0"),
+        (dict(steps=1, save_every=0), "--save-every is 0"),
+        (dict(steps=1, workers=-1), "--workers is -1"),
+        (dict(steps=1, keep=-2), "--keep is -2"),
+        (dict(steps=1, ema=1.0), "--ema is 1.0"),
+        (dict(steps=1, seed=10**6), "--seed is 1000000"),
         (dict(steps=0), "--steps is 0"),
         (dict(minutes=-1), "--minutes is -1"),
         (dict(steps=1, batch=0), "--batch is 0"),
@@ -271,19 +247,26 @@ def test_settings_that_make_no_sense_are_refused(values, message):
 
 
 def test_the_clock_stands_still_while_paused(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    clock = loop.Clock(minutes=10, steps=None)
+    now, cpu = [1000.0], torch.device("cpu")
+    monkeypatch.setattr("ddetr_edu.training.clock.time.monotonic", lambda: now[0])
+    clock = Clock(minutes=10, steps=None)
     now[0] += 120
     with clock.paused():
         now[0] += 5000
     now[0] += 180
+    clock.tick(cpu)
     assert clock.minutes == pytest.approx(5) and clock.progress == pytest.approx(0.5)
+    assert clock.step == 1 and clock.minutes_left(7) == pytest.approx(5)
     now[0] += 6000
+    clock.tick(cpu)
     assert clock.progress == 1
-    steps = loop.Clock(minutes=None, steps=8)
-    steps.step = 2
-    assert steps.progress == 0.25
+    clock.start(step=70, minutes=2)
+    now[0] += 60
+    clock.tick(cpu)
+    assert clock.step == 71 and clock.minutes == pytest.approx(3)
+    steps = Clock(minutes=None, steps=8)
+    steps.start(step=2)
+    assert steps.progress == 0.25 and steps.minutes_left(30) == 3
 
 
 def test_validation_pictures_of_another_kind_are_noticed_before_training(
@@ -294,7 +277,7 @@ def test_validation_pictures_of_another_kind_are_noticed_before_training(
     data = json.loads(file.read_text())
     data["categories"].append({"id": 77, "name": "comb"})
     file.write_text(json.dumps(data))
-    monkeypatch.setattr(loop, "training_step", lambda *a: pytest.fail("it trained"))
+    monkeypatch.setattr(Learner, "step", lambda *a: pytest.fail("it trained"))
     with pytest.raises(ValueError, match=r"category 77 \(comb\)"):
         train(config(data=str(tmp_path / "data")))
 
@@ -316,7 +299,7 @@ def test_a_device_that_is_not_there_is_named(config):
         with pytest.raises(ValueError, match=f'device "{name}" cannot be used') as refused:
             train(config(device=name))
         assert "\n" not in str(refused.value)
-    assert loop.pick_device("cpu").type == "cpu"
+    assert prepare.pick_device("cpu").type == "cpu"
 
 
 def test_imagenet_weights_need_a_resnet(config):
@@ -330,11 +313,11 @@ def test_imagenet_weights_are_loaded_where_asked_for(config, monkeypatch):
         "ddetr_edu.detector.backbone.ResNetBackbone.load_imagenet", lambda self: loaded.append(1)
     )
     monkeypatch.setitem(
-        loop.PRESETS, "r18",
+        prepare.PRESETS, "r18",
         dict(backbone="resnet18", d_model=32, n_heads=2, n_encoder_layers=0, n_decoder_layers=1,
              d_ffn=8, n_queries=3),
     )  # fmt: skip
-    detector = loop.build_detector(config(preset="r18", imagenet=True), {4: "a"})
+    detector = prepare.build_detector(config(preset="r18", imagenet=True), {4: "a"})
     assert loaded == [1] and detector.model.config.num_classes == 1
-    loop.build_detector(config(preset="r18"), {4: "a"})
+    prepare.build_detector(config(preset="r18"), {4: "a"})
     assert loaded == [1]

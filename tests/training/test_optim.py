@@ -1,6 +1,7 @@
 """Parameter groups and the learning rate."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig
 from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
 
-CONFIG = OptimConfig(lr=3e-3, lr_backbone=5e-4, beta2=0.97, weight_decay=7e-4)
+CONFIG = OptimConfig(lr=3e-3, backbone=1 / 6, beta2=0.97, weight_decay=7e-4).filled("fast")
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,32 @@ def test_rates_by_name(model):
     assert counts["backbone"] == 15 and counts["rest"] > 50
 
 
-def test_without_a_rate_of_its_own_the_backbone_learns_like_the_rest(model):
-    group = places(build_optimizer(model, OptimConfig(lr=3e-3)))
-    body = model["model"].backbone.body
-    assert group[id(body.layer3[0].conv1.weight)]["lr"] == 3e-3
+def test_what_is_not_given_comes_from_the_recipe():
+    fast, official = OptimConfig().filled("fast"), OptimConfig().filled("official")
+    assert (fast.lr, fast.backbone, fast.beta2, fast.schedule) == (2e-3, 1, 0.99, "cosine")
+    assert None not in vars(fast).values() and None not in vars(official).values()
+    mixed = OptimConfig(lr=1e-3, decay_all=False, warmup_steps=0).filled("official")
+    assert (mixed.lr, mixed.decay_all, mixed.warmup_steps) == (1e-3, False, 0)
+    assert (mixed.beta2, mixed.schedule) == (0.999, "step")
+
+
+def test_the_official_groups(model):
+    """The values of main.py: 2e-4, backbone 2e-5, a tenth for the slow ones, decay everywhere."""
+    group = places(build_optimizer(model, OptimConfig().filled("official")))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            slow = "sampling_offsets" in name or "reference_points" in name
+            rate = 2e-5 if slow or name.startswith("model.backbone") else 2e-4
+            assert group[id(parameter)]["lr"] == pytest.approx(rate), name
+            assert group[id(parameter)]["weight_decay"] == 1e-4, name
+            assert group[id(parameter)]["betas"] == (0.9, 0.999), name
+
+
+def test_the_official_rate_falls_once_after_40_of_50_epochs(optimizer):
+    official = OptimConfig().filled("official")
+    steps = 50 * 7  # seven to an epoch
+    factors = [set_rate(optimizer, n, (n - 1) / steps, official) for n in range(1, steps + 1)]
+    assert factors == [1.0] * (40 * 7) + [0.1] * (10 * 7)
 
 
 def test_biases_and_norms_do_not_decay(model):
@@ -71,21 +94,25 @@ def test_the_betas_arrive(model):
     assert all(group["betas"] == (0.9, 0.97) for group in optimizer.param_groups)
 
 
+def warm(steps):
+    return replace(CONFIG, warmup_steps=steps)
+
+
 @pytest.fixture
 def optimizer(model):
     return build_optimizer(model, CONFIG)
 
 
 def test_the_rate_warms_up_in_a_straight_line(optimizer):
-    factors = [set_rate(optimizer, step, progress=0.0, warmup_steps=5) for step in range(1, 9)]
+    factors = [set_rate(optimizer, step, 0.0, warm(5)) for step in range(1, 9)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
-    assert set_rate(optimizer, 1, 0.0, warmup_steps=0) == 1
+    assert set_rate(optimizer, 1, 0.0, warm(0)) == 1
 
 
 def test_the_warm_up_is_over_after_a_twentieth_of_the_run(optimizer):
-    assert set_rate(optimizer, 3, 0.025, warmup_steps=1000) == pytest.approx(0.5, rel=0.01)
-    late = set_rate(optimizer, 7, 0.05, warmup_steps=1000)
-    assert late == pytest.approx(set_rate(optimizer, 5000, 0.05, warmup_steps=1000))
+    assert set_rate(optimizer, 3, 0.025, warm(1000)) == pytest.approx(0.5, rel=0.01)
+    late = set_rate(optimizer, 7, 0.05, warm(1000))
+    assert late == pytest.approx(set_rate(optimizer, 5000, 0.05, warm(1000)))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +120,13 @@ def test_the_warm_up_is_over_after_a_twentieth_of_the_run(optimizer):
     [(0.0, 1.0), (0.5, 0.505), (1 / 3, 0.01 + 0.99 * 0.75), (1.0, 0.01), (1.7, 0.01)],
 )
 def test_the_rate_ends_as_a_cosine_at_a_hundredth(optimizer, progress, factor):
-    assert set_rate(optimizer, 1000, progress, warmup_steps=5) == pytest.approx(factor)
+    assert set_rate(optimizer, 1000, progress, warm(5)) == pytest.approx(factor)
 
 
 def test_every_group_follows_from_its_own_base(optimizer):
     before = [group["base_lr"] for group in optimizer.param_groups]
     for _ in range(2):  # a second call does not compound
-        factor = set_rate(optimizer, 2, 0.01, warmup_steps=7)
+        factor = set_rate(optimizer, 2, 0.01, warm(7))
     assert factor == pytest.approx(2 / 7 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 0.01))))
     for group, base in zip(optimizer.param_groups, before, strict=True):
         assert group["lr"] == pytest.approx(base * factor) and group["base_lr"] == base

@@ -7,8 +7,8 @@ import torch
 
 from ddetr_edu.detector import DETR, DeformableDETR, DeformableDETRConfig, DETRConfig
 from ddetr_edu.training import Detector, TrainConfig, load, save, train
-from ddetr_edu.training.loop import build_detector
 from ddetr_edu.training.official import coco_categories
+from ddetr_edu.training.prepare import build_detector
 from ddetr_edu.training.transfer import adopt_weights
 
 NEW = {5: "dog", 6: "comet", 8: "cat"}  # in another order and with other ids
