@@ -10,7 +10,7 @@
 // is found out. So is one in which some threads of a warp never reach a shuffle that the others
 // wait in, which a GPU would answer with nonsense or not at all.
 //
-// It cannot show what only threads at the same moment do to each other: atomics here are plain sums.
+// It cannot show what threads do to each other at the same moment: atomics here are plain sums.
 // Reading one array as two types, as kernels do, asks for -fno-strict-aliasing.
 #pragma once
 
@@ -60,7 +60,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace host_cuda {
 
 constexpr int WARP = 32;
-constexpr std::size_t STACK = 128 << 10;
+constexpr std::size_t STACK = 32 << 10;  // of each fiber, in bytes
 
 enum class State { RUNS, WAITS_FOR_WARP, WAITS_FOR_BLOCK, HAS_ENDED };
 
@@ -252,14 +252,14 @@ T __shfl_sync(unsigned mask, T value, int from, int width = 32, int line = __bui
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
-  const int lane = host_cuda::lane(), from = lane ^ bits;
-  return host_cuda::hear(value, from / width > lane / width ? lane : from, "__shfl_xor_sync", line);
+  const int lane = host_cuda::lane(), end = (lane / width + 1) * width;
+  return host_cuda::hear(value, (lane ^ bits) < end ? lane ^ bits : lane, "__shfl_xor_sync", line);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, int by, int width = 32, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
-  const int lane = host_cuda::lane(), from = lane + by;
-  return host_cuda::hear(value, from / width > lane / width ? lane : from, "__shfl_down_sync", line);
+  const int lane = host_cuda::lane(), end = (lane / width + 1) * width;
+  return host_cuda::hear(value, lane + by < end ? lane + by : lane, "__shfl_down_sync", line);
 }
 inline void __syncwarp(unsigned mask = 0xffffffff, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);

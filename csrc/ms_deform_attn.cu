@@ -12,7 +12,7 @@
 // found the point. Only the gradient of value needs atomics: many queries read the same token.
 #include "ms_deform_attn.h"
 
-#ifdef __CUDACC__  // else host_cuda.h has them
+#ifdef __CUDACC__  // NVRTC has no header for 16-bit numbers, but the GPU has instructions
 __device__ float half_to_float(unsigned short bits) {
   float number;
   asm("cvt.f32.f16 %0, %1;" : "=f"(number) : "h"(bits));
@@ -37,7 +37,7 @@ constexpr int TILE_WIDTH = 8;
 struct Arguments {
   const void *value, *locations, *weights, *grad_output;
   void *output, *grad_value, *grad_locations, *grad_weights;
-  long long tokens, queries;            // S, Lq
+  long long tokens, queries;            // S, Lq; S * M * D must fit into an int with room to spare
   int heads, channels, levels, points;  // M, D, L, P
   int tiles;                            // how many blocks share out the queries of a head
   int queries_are_tokens;               // whether query i stands at token i
@@ -48,7 +48,6 @@ struct Arguments {
 
 struct Half { unsigned short bits; };
 struct BFloat16 { unsigned short bits; };
-
 
 __device__ inline float widen(float x) { return x; }
 __device__ inline double widen(double x) { return x; }
@@ -110,6 +109,13 @@ __device__ void add_atomically(S* to, const S (&numbers)[N]) {
   for (int i = 0; i < N; ++i) atomicAdd(to + i, numbers[i]);
 }
 
+// Element i of an array. Counted in bytes here, once, so that in the inner loops the compiler finds
+// an address with one multiplication.
+template <typename T>
+__device__ T* element(const void* array, long long i) {
+  return reinterpret_cast<T*>((char*)(array) + i * (long long)(sizeof(T)));
+}
+
 // ---- Who works on what ----
 
 // Query `i` of the `count` that a block takes as its tile, or -1 if there is none.
@@ -158,7 +164,7 @@ struct Task {
 template <typename S>
 struct Point {
   int token;             // the upper left corner, even if it lies outside
-  int below_and_inside;  // how many tokens further the corner below is; a bit for each corner inside
+  int below_and_inside;  // how many tokens on the corner below is; a bit for each corner inside
   S right, lower;        // how much the right, and the lower, corners count
   S weight;
 
@@ -200,10 +206,6 @@ __device__ Point<S> share(const Point<S>& own, int from) {
           __shfl_sync(ALL_LANES, own.weight, from, LANES)};
 }
 
-template <typename T>
-__device__ T* at(const void* array, long long i) {
-  return reinterpret_cast<T*>((char*)(array) + i * (long long)sizeof(T));
-}
 // ---- Forward ----
 
 template <typename T, int VECTOR, int LANES>
@@ -213,7 +215,7 @@ __device__ void forward(const Arguments& a) {
   const int lane = threadIdx.x % LANES;
   const int step = a.heads * a.channels;  // from a token to the next
   const long long head = task.image * a.tokens * step + task.head * a.channels;
-  const T* const value = at<const T>(a.value, head);
+  const T* const value = element<const T>(a.value, head);
   T* const output = static_cast<T*>(a.output) + task.row * a.channels;
 
   for (int first_channel = 0; first_channel < a.channels; first_channel += LANES * VECTOR) {
@@ -265,13 +267,13 @@ __device__ void backward(const Arguments& a) {
   const int lane = threadIdx.x % LANES;
   const int step = a.heads * a.channels;
   const long long head = task.image * a.tokens * step + task.head * a.channels;
-  const T* const value = at<const T>(a.value, head);
-  S* const grad_value = at<S>(a.grad_value, head);
+  const T* const value = element<const T>(a.value, head);
+  S* const grad_value = element<S>(a.grad_value, head);
   const T* const grad_output = static_cast<const T*>(a.grad_output) + task.row * a.channels;
 
   for (int first = 0; first < a.levels * a.points; first += LANES) {
     const Point<S> own = find<S>(a, task, first + lane);
-    S along[CORNERS][LANES] = {};  // the incoming gradient times each point's corners, summed
+    S along[CORNERS][LANES] = {};  // this lane's part of: corners times incoming gradient
 
     for (int channel = lane * VECTOR; channel - lane * VECTOR < a.channels;
          channel += LANES * VECTOR) {
@@ -286,11 +288,12 @@ __device__ void backward(const Arguments& a) {
           read(busy && point.has(corner), value + (point.corner_token(corner) * step + channel),
                pixels[corner]);
         for (int corner = 0; corner < CORNERS; ++corner) {
-          S owed[VECTOR];
+          S owed[VECTOR], product = 0;
           for (int i = 0; i < VECTOR; ++i) {
-            along[corner][p] += grad[i] * pixels[corner][i];
+            product += grad[i] * pixels[corner][i];
             owed[i] = point.counts(corner) * grad[i];
           }
+          along[corner][p] += product;
           if (busy && point.has(corner))
             add_atomically(grad_value + (point.corner_token(corner) * step + channel), owed);
         }
@@ -318,9 +321,10 @@ __device__ void backward(const Arguments& a) {
 }  // namespace ddetr
 
 // The one kernel of a build. DDETR_DIRECTION is forward or backward, DDETR_VALUE the type of value,
-// output and grad_output; the compiler shares out the registers among DDETR_THREADS threads.
+// output and grad_output. The compiler uses as many registers as leave room for two blocks of
+// DDETR_THREADS threads on a multiprocessor: the more, the more reads are under way at once.
 #ifdef DDETR_DIRECTION
-extern "C" __global__ void __launch_bounds__(DDETR_THREADS)
+extern "C" __global__ void __launch_bounds__(DDETR_THREADS, 2)
     ms_deform_attn(const __grid_constant__ ddetr::Arguments a) {
   using namespace ddetr;
   DDETR_DIRECTION<DDETR_VALUE, DDETR_VECTOR, DDETR_LANES>(a);

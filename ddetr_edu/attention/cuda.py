@@ -9,13 +9,16 @@ numbers; it knows nothing of GPUs, and tests follow it on a CPU. `launch` adds t
 hands all to the driver, on torch's current stream.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
+import io
 import math
 import struct
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -145,7 +148,7 @@ def plan(
     sides: tuple[int, ...],
     n_points: int,
 ) -> Plan:
-    """How to launch one direction for value (N, S, M, D), Lq queries, levels H, W, ... and P points.
+    """How to launch one direction: value (N, S, M, D), Lq queries, levels H, W, ..., P points.
 
     Raises: ValueError beyond what the kernel can count.
     """
@@ -178,7 +181,8 @@ def plan(
                 f"the CUDA kernel takes fewer than {limit} {what}, but there are {amount}; "
                 'use backend="grid_sample", or fewer images at once'
             )
-    starts = [sum(h * w for h, w in zip(heights[:i], widths[:i], strict=True)) for i in range(len(heights))]
+    areas = [height * width for height, width in zip(heights, widths, strict=True)]
+    starts = [sum(areas[:level]) for level in range(len(areas))]
     padding = [0] * (MAX_LEVELS - len(heights))
     sizes = SIZES.pack(
         n_tokens, n_queries, n_heads, channels, len(heights), n_points, tiles, queries_are_tokens,
@@ -193,10 +197,9 @@ def plan(
 def forward(value: Tensor, sides: list[int], locations: Tensor, weights: Tensor) -> Tensor:
     value, locations, weights = map(_dense, (value, locations, weights))
     n_images, _, n_heads, channels = value.shape
-    output = value.new_empty(n_images, locations.shape[1], n_heads * channels)
-    work = plan(
-        "forward", value.dtype, tuple(value.shape), locations.shape[1], tuple(sides), locations.shape[4]
-    )
+    _, n_queries, _, _, n_points, _ = locations.shape
+    work = plan("forward", value.dtype, tuple(value.shape), n_queries, tuple(sides), n_points)
+    output = value.new_empty(n_images, n_queries, n_heads * channels)
     launch(work, value.device, value, locations, weights, None, output, None, None, None)
     return output
 
@@ -205,16 +208,13 @@ def backward(
     grad: Tensor, value: Tensor, sides: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, value, locations, weights = map(_dense, (grad, value, locations, weights))
+    _, n_queries, _, _, n_points, _ = locations.shape
+    work = plan("backward", value.dtype, tuple(value.shape), n_queries, tuple(sides), n_points)
     # Summed in the type of the coordinates, and rounded to 16 bits once.
     grad_value = torch.zeros_like(value, dtype=locations.dtype)
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
-    work = plan(
-        "backward", value.dtype, tuple(value.shape), locations.shape[1], tuple(sides), locations.shape[4]
-    )
-    launch(
-        work, value.device,
-        value, locations, weights, grad, None, grad_value, grad_locations, grad_weights,
-    )  # fmt: skip
+    launch(work, value.device, value, locations, weights, grad, None, grad_value, grad_locations,
+           grad_weights)  # fmt: skip
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
@@ -294,7 +294,7 @@ def architecture(device: int) -> str:
     return f"sm_{major}{minor}"
 
 
-def cubin(kernel: Kernel, arch: str):
+def cubin(kernel: Kernel, arch: str) -> tuple[bytes, Path]:
     """The kernel's machine code, and its place in the cache. Raises: BuildError."""
     version = nvrtc_version()
     parts = [repr(version), arch, repr(macros(kernel))]
@@ -304,16 +304,15 @@ def cubin(kernel: Kernel, arch: str):
     if cached.is_file():
         return cached.read_bytes(), cached
     code = compile_cubin(kernel, arch)
-    try:
+    with contextlib.suppress(OSError):  # read-only, full, or not ours: then once per process
         move_into_place(code, cached)
-    except OSError:  # read-only, full, or not ours: then once per process
-        pass
     return code, cached
 
 
-def compile_cubin(kernel: Kernel, arch: str, **options) -> bytes:
-    """Compile csrc/ms_deform_attn.cu for a GPU of type `arch`, such as "sm_90"; it need not be here.
+def compile_cubin(kernel: Kernel, arch: str, report: io.StringIO | None = None) -> bytes:
+    """Compile the kernel for GPUs of type `arch`, such as "sm_90"; there need not be one here.
 
+    report: is told how many registers the kernel takes, and what does not fit into them
     Raises: BuildError, with NVRTC's output.
     """
     nvrtc_version()
@@ -321,13 +320,18 @@ def compile_cubin(kernel: Kernel, arch: str, **options) -> bytes:
 
     folder = source_folder()
     settings = ProgramOptions(
-        arch=arch, std="c++17", include_path=str(folder), define_macro=macros(kernel), **options
+        arch=arch,
+        std="c++17",
+        include_path=str(folder),
+        define_macro=macros(kernel),
+        ptxas_options="-v",
     )
+    program = Program((folder / SOURCE).read_text(), "c++", settings)
     try:
-        return Program((folder / SOURCE).read_text(), "c++", settings).compile("cubin").code
+        return program.compile("cubin", logs=report).code
     except Exception as error:  # cuda.core has no common ancestor for what it raises
         lines = str(error).splitlines()
-        reason = next((line for line in lines if "error" in line.lower()), str(error))
+        reason = next((line for line in lines if ": error" in line), str(error))
         raise BuildError(f"NVRTC failed for {arch}: {reason.strip()}", str(error)) from None
 
 
@@ -343,7 +347,7 @@ def macros(kernel: Kernel) -> list[tuple[str, str]]:
 
 @functools.cache
 def nvrtc_version() -> tuple[int, int]:
-    """The compiler's version. Raises: BuildError if it, or a package that leads to it, is missing."""
+    """The compiler's version. Raises: BuildError if it, or a package around it, is missing."""
     wanted = f"cuda-core[cu{(torch.version.cuda or '13').split('.')[0]}]"
     try:
         import cuda.core  # noqa: F401

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddetr_edu.attention import native
+from ddetr_edu.attention import build, native
 
 LEVELS = [(5, 3), (2, 7), (1, 1)]
 
@@ -14,6 +14,15 @@ def kernel():
     problem = native.why_not()
     if problem is not None:
         pytest.skip(f"no C++ kernel: {problem}")
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """Skip where there is no C++ compiler."""
+    try:
+        return build.find_compiler()
+    except build.BuildError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture
