@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from host_cuda import ALL, build_host_library
 
 from ddetr_edu.attention import build, native
 
@@ -23,6 +24,12 @@ def compiler():
         return build.find_compiler()
     except build.BuildError as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory, compiler):
+    """The CUDA kernels compiled for the CPU, all of them."""
+    return build_host_library(tmp_path_factory.mktemp("host"), ALL)
 
 
 @pytest.fixture

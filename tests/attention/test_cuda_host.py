@@ -5,19 +5,14 @@ import subprocess
 
 import pytest
 import torch
-from host_cuda import ALL, HostLaunch, attention, build_host_library, output_and_gradients
+from host_cuda import HostLaunch, attention, output_and_gradients
 
 from ddetr_edu.attention import build, cuda, ms_deform_attn
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory, compiler):
-    return HostLaunch(build_host_library(tmp_path_factory.mktemp("host"), ALL))
-
-
 @pytest.fixture(autouse=True)
-def on_the_host(host, monkeypatch):
-    monkeypatch.setattr(cuda, "launch", host)
+def on_the_host(host_library, monkeypatch):
+    monkeypatch.setattr(cuda, "launch", HostLaunch(host_library))
 
 
 def assert_agree(inputs, tolerance, peer="grid_sample"):

@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from host_cuda import HostLaunch, build_host_library
+from host_cuda import HostLaunch
 
 from ddetr_edu.attention import backends, build, cuda, ms_deform_attn, op
 
@@ -56,16 +56,10 @@ def test_what_cannot_be_counted_is_refused(wrong, named):
         plan(**wrong)
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory, compiler):
-    cases = [("forward", "float", 4, 4), ("backward", "float", 4, 4)]
-    return HostLaunch(build_host_library(tmp_path_factory.mktemp("host"), cases))
-
-
 @pytest.fixture
-def driver(monkeypatch, host):
+def driver(monkeypatch, host_library):
     """A driver that keeps what it is told and runs the kernel on the CPU."""
-    calls = []
+    calls, host = [], HostLaunch(host_library)
     current = {"device": 0}
 
     class Guard:
