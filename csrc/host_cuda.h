@@ -14,10 +14,15 @@
 // Reading one array as two types, as kernels do, asks for -fno-strict-aliasing.
 #pragma once
 
+#ifdef __APPLE__
+#define _XOPEN_SOURCE 700  // else macOS hides ucontext.h
+#define _DARWIN_C_SOURCE
+#endif
 #include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -293,8 +298,21 @@ To host_cuda_same_bits(From from) {
 inline unsigned __float_as_uint(float x) { return host_cuda_same_bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return host_cuda_same_bits<float>(x); }
 
-// In place of two instructions that the kernel asks for by name.
-inline float half_to_float(unsigned short bits) { return host_cuda_same_bits<_Float16>(bits); }
+// In place of two instructions that the kernel asks for by name. A half is a sign, 5 bits of exponent
+// and 10 of fraction; not every compiler has it.
+inline float half_to_float(unsigned short bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const float size = exponent == 31  ? (fraction ? NAN : INFINITY)
+                     : exponent == 0 ? std::ldexp(float(fraction), -24)
+                                     : std::ldexp(float(1024 + fraction), exponent - 25);
+  return bits & 0x8000 ? -size : size;
+}
 inline unsigned short float_to_half(float x) {
-  return host_cuda_same_bits<unsigned short>(_Float16(x));
+  const float size = std::fabs(x);
+  const int sign = std::signbit(x) ? 0x8000 : 0;
+  if (size != size) return sign | 0x7e00;
+  if (size >= 65520) return sign | 0x7c00;  // rounds to more than there is: infinity
+  const int exponent = std::max(size > 0 ? std::ilogb(size) : -14, -14);
+  const int steps = int(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 of them hidden
+  return sign | (((exponent + 15) << 10) + steps - 1024);
 }

@@ -34,6 +34,7 @@ TYPES = {  # as csrc/ms_deform_attn.cu calls them
     torch.float32: "float",
     torch.float64: "double",
 }
+NO_CONTEXT = 201  # the driver's CUDA_ERROR_INVALID_CONTEXT
 MAX_LEVELS, TILE_WIDTH = 16, 8  # as in csrc/ms_deform_attn.cu
 ADDRESSES, SIZES = struct.Struct("8Q"), struct.Struct(f"2q6i{3 * MAX_LEVELS}i")  # its Arguments
 
@@ -90,7 +91,7 @@ def _try() -> None:
         raise BuildError("this torch is made for AMD's GPUs, and the kernel for NVIDIA's")
     if not torch.cuda.is_available():
         raise BuildError("there is no NVIDIA GPU that torch can use")
-    torch.cuda.init()
+    torch.zeros(1, device="cuda")  # enters the GPU's context
     load(Kernel("forward", torch.float32, vector=4, lanes=8), torch.cuda.current_device())
 
 
@@ -235,10 +236,14 @@ def launch(work: Plan, device: torch.device, *arrays: Tensor | None) -> None:
         stream = torch.cuda.current_stream().cuda_stream
         kernel = load(work.kernel, torch.cuda.current_device())
         # cuda.core's launch takes single numbers; the driver's own takes a struct as well.
-        (status,) = driver().cuLaunchKernel(
-            kernel.address, work.blocks, 1, 1, work.threads, 1, 1, 0, stream,
-            ctypes.addressof(parameters), 0,
+        start = functools.partial(
+            driver().cuLaunchKernel, kernel.address, work.blocks, 1, 1, work.threads, 1, 1,
+            0, stream, ctypes.addressof(parameters), 0,
         )  # fmt: skip
+        (status,) = start()
+        if status == NO_CONTEXT:  # the first thing this thread does on the GPU
+            torch.zeros(1, device=device)
+            (status,) = start()
     if status != 0:
         raise RuntimeError(f"the GPU's driver refused to run the attention kernel: {status!r}")
 

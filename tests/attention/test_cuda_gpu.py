@@ -5,6 +5,7 @@ What needs no GPU is in the other test_cuda_*.py. These need torch, pytest and c
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -214,6 +215,14 @@ def test_autocast_keeps_coordinates_in_32_bits(dtype):
         rough = attention(query, reference, value, levels)
     assert rough.dtype == dtype
     assert (rough - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_a_new_thread(problem):
+    """It has not used the GPU before, and its tensors come from elsewhere."""
+    inputs = on_gpu(problem(torch.float32, channels=32))
+    wanted = ms_deform_attn(*inputs, "cuda")
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(ms_deform_attn, *inputs, "cuda").result(), wanted)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

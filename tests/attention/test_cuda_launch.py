@@ -123,6 +123,16 @@ def test_a_refusal_is_reported(driver, problem, monkeypatch):
         cuda.forward(value, [side for shape in levels for side in shape], locations, weights)
 
 
+def test_a_thread_that_is_new_to_the_gpu_gets_a_context(driver, problem, monkeypatch):
+    answers = [(0,), (201,)]
+    monkeypatch.setattr(
+        cuda, "driver", lambda: types.SimpleNamespace(cuLaunchKernel=lambda *_: answers.pop())
+    )
+    value, levels, locations, weights = problem(torch.float32, channels=16)
+    cuda.forward(value, [side for shape in levels for side in shape], locations, weights)
+    assert not answers
+
+
 # ---- Where there is no GPU, or no compiler for it ----
 
 
