@@ -298,8 +298,8 @@ To host_cuda_same_bits(From from) {
 inline unsigned __float_as_uint(float x) { return host_cuda_same_bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return host_cuda_same_bits<float>(x); }
 
-// In place of two instructions that the kernel asks for by name. A half is a sign, 5 bits of exponent
-// and 10 of fraction; not every compiler has it.
+// In place of two instructions that the kernel asks for by name. A half is a sign, 5 bits of
+// exponent and 10 of fraction; not every compiler has it.
 inline float half_to_float(unsigned short bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
   const float size = exponent == 31  ? (fraction ? NAN : INFINITY)
