@@ -7,7 +7,10 @@
 // The same words in Python: ddetr_edu/attention/interpolation.py.
 #pragma once
 
+#ifndef __CUDACC_RTC__  // the GPU's run-time compiler has no headers, and knows floor without
 #include <cmath>
+using std::floor;
+#endif
 
 #ifdef __CUDACC__
 #define DDETR_HD __host__ __device__ __forceinline__
@@ -35,9 +38,9 @@ DDETR_HD Between<T> between(T location, int size) {
   // compares false, and infinity, and numbers too large for an int.
   pixel = pixel > T(-1) ? pixel : T(-2);
   pixel = pixel < T(size) ? pixel : T(size);
-  const T floor = std::floor(pixel);
-  const int first = int(floor);
-  return {first, (first >= 0) & (first < size), (first >= -1) & (first < size - 1), pixel - floor};
+  const T whole = floor(pixel);
+  const int first = int(whole);
+  return {first, (first >= 0) & (first < size), (first >= -1) & (first < size - 1), pixel - whole};
 }
 
 // A place between its four pixels.

@@ -7,7 +7,8 @@ import platform
 
 import torch
 
-from ddetr_edu.attention import MSDeformAttn, backends, native
+from ddetr_edu.attention import MSDeformAttn, backends, cuda, native
+from ddetr_edu.attention.build import BuildError
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pycocotools", "matplotlib")
 FOR_LESSONS = ("jupyterlab", "ipykernel", "ipywidgets")
@@ -31,9 +32,19 @@ def examine() -> str:
             "to get the fast kernel, install a C++ compiler (Debian: apt install g++; macOS: "
             "xcode-select --install); until then everything runs on grid_sample, only slower"
         )
-        if problem.output:
-            lines += ["the compiler said:", *(f"  {line}" for line in problem.output.splitlines())]
+        lines += said(problem)
+    problem = cuda.why_not()
+    if problem is not None and torch.cuda.is_available():
+        lines.append("until that is mended, attention on the GPU runs on grid_sample, only slower")
+        lines += said(problem)
     return "\n".join(lines)
+
+
+def said(problem: BuildError) -> list[str]:
+    """The compiler's own words, where it spoke."""
+    if not problem.output:
+        return []
+    return ["the compiler said:", *(f"  {line}" for line in problem.output.splitlines())]
 
 
 def version(name: str) -> str:

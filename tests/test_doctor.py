@@ -45,3 +45,15 @@ def test_an_attention_that_gives_nan_is_noticed(monkeypatch):
         doctor.MSDeformAttn, "forward", lambda self, q, r, value, shapes: value * torch.nan
     )
     assert doctor.attention() == "gives numbers that are not finite"
+
+
+def test_a_gpu_whose_kernel_cannot_be_compiled_is_explained(monkeypatch):
+    problem = doctor.BuildError("NVRTC failed for sm_00", "line 7: a word it does not know")
+    monkeypatch.setattr(doctor.cuda, "_started", [problem])
+    assert "a word it does not know" not in doctor.examine()  # no GPU, nothing to mend
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "gpu", lambda: "card 0")
+    report = doctor.examine()
+    assert "cuda         not here: NVRTC failed for sm_00" in report
+    assert "attention on the GPU runs on grid_sample" in report
+    assert "line 7: a word it does not know" in report

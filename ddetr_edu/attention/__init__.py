@@ -1,8 +1,8 @@
 """One query looks at a few points: deformable attention in five steps.
 
 offsets -> weights -> locations -> interpolation -> aggregation, one module each; `naive`,
-`grid_sample` and `native` bring the last two together, `op` chooses between those, `module` adds
-the learned layers, `capture` looks at what they did.
+`grid_sample`, `native` and `cuda` bring the last two together, `op` chooses between those, `module`
+adds the learned layers, `capture` looks at what they did.
 """
 
 from ddetr_edu.attention.aggregation import aggregate

@@ -64,7 +64,7 @@ def library() -> Path:
     workshop = tempfile.TemporaryDirectory(prefix="ddetr-", ignore_cleanup_errors=True)
     fresh = compile_library(compiler, Path(workshop.name))
     try:
-        move_into_place(fresh, cached)
+        move_into_place(fresh.read_bytes(), cached)
     except OSError:  # read-only, full, or not ours
         _kept.append(workshop)
         return fresh
@@ -103,8 +103,8 @@ def compile_library(compiler: list[str], folder: Path) -> Path:
     raise BuildError(f"{compiler[0]} failed: {first_words.strip()}", outputs[0])
 
 
-def move_into_place(fresh: Path, cached: Path) -> None:
-    """Copy a finished file to its place in the cache so that it appears there whole or not at all.
+def move_into_place(content: bytes, cached: Path) -> None:
+    """Write a file to its place in the cache so that it appears there whole or not at all.
 
     Raises: OSError if the cache cannot be written to.
     """
@@ -112,7 +112,7 @@ def move_into_place(fresh: Path, cached: Path) -> None:
     handle, partial = tempfile.mkstemp(dir=cached.parent, prefix="partial-")
     try:
         with open(handle, "wb") as file:
-            file.write(fresh.read_bytes())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, cached)

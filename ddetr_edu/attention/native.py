@@ -1,7 +1,7 @@
-"""The same attention through csrc/: C++ on the CPU, registered with `torch.library`.
+"""The same attention through csrc/: C++ on the CPU.
 
 The compiled library knows nothing of torch. It is called through ctypes with plain addresses; this
-module makes the tensors dense, hands them over, and tells torch how the operation differentiates.
+module makes the tensors dense and hands them over. What torch must know is in registration.py.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddetr_edu.attention.build import BuildError, library
 from ddetr_edu.attention.locations import SpatialShapes
+from ddetr_edu.attention.registration import implement
 
 
 @dataclass
@@ -53,7 +54,7 @@ def ms_deform_attn_cpu(
 
 def why_not() -> BuildError | None:
     """What keeps the kernel from running here; None if nothing does. Compiles it if need be."""
-    return _start()[2]
+    return _start()[1]
 
 
 def require() -> None:
@@ -74,20 +75,22 @@ def kernel() -> Kernel:
     return _start()[0]
 
 
-def _start() -> tuple[Kernel | None, torch.library.Library | None, BuildError | None]:
+def _start() -> tuple[Kernel | None, BuildError | None]:
     """Compile, load and register, once per process; a failure is remembered like a success."""
     if not _started:
         with _one_at_a_time:
             if not _started:
                 try:
-                    _started.append((_load(), _register(), None))
+                    loaded = _load()
+                    implement("CPU", _forward, _backward)
+                    _started.append((loaded, None))
                 except BuildError as problem:
-                    _started.append((None, None, problem))
+                    _started.append((None, problem))
     return _started[0]
 
 
 _started: list = []  # what `_start` found, once it has run
-_one_at_a_time = threading.Lock()  # an operation can be registered only once
+_one_at_a_time = threading.Lock()  # an implementation can be registered only once
 
 
 def _load() -> Kernel:
@@ -171,55 +174,6 @@ def _arguments(value: Tensor, sides: list[int], locations: Tensor) -> tuple:
 def _check(status: int) -> None:
     if status:
         raise MemoryError("deformable attention ran out of memory in its C++ kernel")
-
-
-def _register() -> torch.library.Library:
-    """Tell torch about the operation: its schema, how it runs, its shapes, its derivative.
-
-    What is registered lasts as long as the object that is returned.
-    """
-    registry = torch.library.Library("ddetr_edu", "FRAGMENT")
-    registry.define(
-        "ms_deform_attn(Tensor value, SymInt[] sides, Tensor locations, Tensor weights) -> Tensor"
-    )
-    registry.define(
-        "ms_deform_attn_backward(Tensor grad, Tensor value, SymInt[] sides, Tensor locations, "
-        "Tensor weights) -> (Tensor, Tensor, Tensor)"
-    )
-    registry.impl("ms_deform_attn", _forward, "CPU")
-    registry.impl("ms_deform_attn_backward", _backward, "CPU")
-
-    def fake(value, sides, locations, weights):
-        return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
-
-    def fake_backward(grad, value, sides, locations, weights):
-        return tuple(
-            torch.empty_like(t, memory_format=torch.contiguous_format)
-            for t in (value, locations, weights)
-        )
-
-    def remember(ctx, inputs, output):
-        value, ctx.sides, locations, weights = inputs
-        ctx.save_for_backward(value, locations, weights)
-
-    def differentiate(ctx, grad):
-        value, locations, weights = ctx.saved_tensors
-        grads = torch.ops.ddetr_edu.ms_deform_attn_backward(
-            grad, value, ctx.sides, locations, weights
-        )
-        return grads[0], None, grads[1], grads[2]
-
-    def no_second_derivative(ctx, *grads):
-        raise NotImplementedError(
-            'the C++ kernel has no second derivative; use backend="naive" for that'
-        )
-
-    name = "ddetr_edu::ms_deform_attn"
-    torch.library.register_fake(name, fake, lib=registry)
-    torch.library.register_fake(name + "_backward", fake_backward, lib=registry)
-    torch.library.register_autograd(name, differentiate, setup_context=remember, lib=registry)
-    torch.library.register_autograd(name + "_backward", no_second_derivative, lib=registry)
-    return registry
 
 
 # While torch.compile traces a model it must not look inside: this is plain Python that compiles

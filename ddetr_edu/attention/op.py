@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddetr_edu.attention import native
+from ddetr_edu.attention import cuda, native
 from ddetr_edu.attention.grid_sample import ms_deform_attn_grid_sample
 from ddetr_edu.attention.locations import SpatialShapes
 from ddetr_edu.attention.naive import ms_deform_attn_naive
@@ -17,6 +17,7 @@ IMPLEMENTATIONS = {
     "naive": ms_deform_attn_naive,
     "grid_sample": ms_deform_attn_grid_sample,
     "cpu": native.ms_deform_attn_cpu,
+    "cuda": cuda.ms_deform_attn_cuda,
 }
 
 
@@ -34,19 +35,22 @@ class Backend:
 def backends() -> dict[str, Backend]:
     """The implementations there are: what each is, or why it does not run here.
 
-    Asking compiles the C++ kernel if that has not happened yet.
+    Asking compiles the kernels if that has not happened yet.
     """
-    problem = native.why_not()
-    if problem is None:
-        cpu = Backend(True, f"the C++ kernel of csrc/, compiled here: {native.description()}")
-    else:
-        cpu = Backend(False, str(problem))
+
+    def compiled(kernel, what: str) -> Backend:
+        problem = kernel.why_not()
+        if problem is not None:
+            return Backend(False, str(problem))
+        return Backend(True, f"the {what} kernel of csrc/, compiled here: {kernel.description()}")
+
     return {
         "naive": Backend(True, "plain loops, the definition: exact and slow, for small inputs"),
         "grid_sample": Backend(
             True, "torch's grid_sample, one call per level: runs wherever torch runs"
         ),
-        "cpu": cpu,
+        "cpu": compiled(native, "C++"),
+        "cuda": compiled(cuda, "CUDA"),
     }
 
 
@@ -71,8 +75,8 @@ def ms_deform_attn(
                         DDETR_BACKEND names, else the fastest that runs on the tensors' device
     Returns:            (N, Lq, M*D)
     Raises: ValueError for shapes that do not fit together, an unknown backend or tensors on
-        different devices; TypeError for dtypes that do not go together; BuildError if the C++
-        kernel is asked for by name and cannot be compiled.
+        different devices; TypeError for dtypes that do not go together; BuildError if a compiled
+        kernel is asked for by name and cannot run here.
     Source: paper, equation 3.
     """
     check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
@@ -94,11 +98,12 @@ def _best(device: str) -> str:
         )
     if asked != "auto":
         return asked
-    if device != "cpu":
+    kernel = {"cpu": native, "cuda": cuda}.get(device)
+    if kernel is None:
         return "grid_sample"
-    problem = native.why_not()
+    problem = kernel.why_not()
     if problem is None:
-        return "cpu"
+        return device
     _warn_once(str(problem))
     return "grid_sample"
 
@@ -109,7 +114,7 @@ _best._dynamo_marked_constant = True  # for torch.compile, as in native.py
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(
-        "deformable attention falls back to grid_sample, many times slower than the C++ kernel, "
+        "deformable attention falls back to grid_sample, slower than the compiled kernel, "
         f"because of this: {reason}; `ddetr doctor` says more",
         RuntimeWarning,
         stacklevel=4,

@@ -1,9 +1,12 @@
 """Small inputs whose axes all have different sizes, so that no two can be swapped unnoticed."""
 
+import sys
+
 import pytest
 import torch
+from host_cuda import ALL, build_host_library
 
-from ddetr_edu.attention import native
+from ddetr_edu.attention import build, native
 
 LEVELS = [(5, 3), (2, 7), (1, 1)]
 
@@ -14,6 +17,23 @@ def kernel():
     problem = native.why_not()
     if problem is not None:
         pytest.skip(f"no C++ kernel: {problem}")
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """Skip where the CUDA kernel cannot be compiled for the CPU."""
+    if sys.platform == "win32":
+        pytest.skip("host_cuda.h needs ucontext.h")
+    try:
+        return build.find_compiler()
+    except build.BuildError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory, compiler):
+    """The CUDA kernels compiled for the CPU, all of them."""
+    return build_host_library(tmp_path_factory.mktemp("host"), ALL)
 
 
 @pytest.fixture

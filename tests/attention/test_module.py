@@ -159,7 +159,7 @@ def test_the_door_names_what_does_not_fit(change, error, message):
 
 def test_backends_are_listed():
     listed = backends()
-    assert set(listed) == {"naive", "grid_sample", "cpu"}
+    assert set(listed) == {"naive", "grid_sample", "cpu", "cuda"}
     assert listed["naive"].available and listed["grid_sample"].available
 
 

@@ -1,0 +1,35 @@
+// The CUDA kernel as a library for the CPU. HOST_CUDA_CASES lists what is compiled: direction, type
+// of value, VECTOR, LANES.
+#include "host_cuda.h"
+
+#include "ms_deform_attn.cu"
+
+#include <cstdio>
+
+namespace {
+
+using ddetr::Arguments, ddetr::BFloat16, ddetr::Half;
+
+bool same(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
+
+}  // namespace
+
+// Returns 0, 1 if the kernel went wrong, 2 if it was not compiled; `message` then says more.
+extern "C" int run_on_host(const char* direction, const char* type, int vector, int lanes,
+                           int blocks, int threads, unsigned seed, const void* arguments,
+                           int size, char* message, int message_size) try {
+  Arguments a;
+  if (size != sizeof a) throw std::runtime_error("Arguments has another size here than in Python");
+  std::memcpy(&a, arguments, sizeof a);
+#define CASE(DIRECTION, T, VECTOR, LANES)                                                       \
+  if (same(direction, #DIRECTION) && same(type, #T) && vector == VECTOR && lanes == LANES) {    \
+    host_cuda::run(blocks, threads, seed, [&] { ddetr::DIRECTION<T, VECTOR, LANES>(a); });       \
+    return 0;                                                                                    \
+  }
+  HOST_CUDA_CASES
+  std::snprintf(message, message_size, "no %s<%s, %d, %d>", direction, type, vector, lanes);
+  return 2;
+} catch (const std::exception& error) {
+  std::snprintf(message, message_size, "%s", error.what());
+  return 1;
+}

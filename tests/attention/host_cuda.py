@@ -1,0 +1,103 @@
+"""The CUDA kernel on the CPU: csrc/ms_deform_attn.cu through csrc/host_cuda.h, called by the
+library's own `plan`, `forward` and `backward`. Only the last step, `launch`, is another."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddetr_edu.attention import build, cuda, ms_deform_attn
+
+DRIVER = Path(__file__).with_suffix(".cpp")
+# Kernels read one array as several types: -fno-strict-aliasing, which nvcc and NVRTC imply.
+FLAGS = ("-std=c++17", "-fno-strict-aliasing", "-Wno-unknown-pragmas", f"-I{DRIVER.parent}")
+ALL = [
+    (direction, dtype, vector, lanes)
+    for dtype, widest in (("float", 4), ("double", 2), ("Half", 8), ("BFloat16", 8))
+    for direction in ("forward", "backward")
+    for vector in (1, widest if direction == "forward" else min(widest, 4))
+    for lanes in (4, 8)
+]
+
+
+class HostLaunch:
+    """Stands in for `cuda.launch`. Every launch has its blocks in another order."""
+
+    def __init__(self, library: Path):
+        self.run = ctypes.CDLL(str(library)).run_on_host
+        self.launches = 0
+
+    def __call__(self, work, device, *arrays):
+        addresses = [0 if array is None else array.data_ptr() for array in arrays]
+        self.run_plan(work, cuda.ADDRESSES.pack(*addresses) + work.sizes)
+
+    def run_plan(self, work, arguments: bytes):
+        self.launches += 1
+        message = ctypes.create_string_buffer(500)
+        kernel = work.kernel
+        status = self.run(
+            kernel.direction.encode(), cuda.TYPES[kernel.dtype].encode(), kernel.vector,
+            kernel.lanes, work.blocks, work.threads, self.launches, arguments, len(arguments),
+            message, len(message),
+        )  # fmt: skip
+        if status:
+            raise RuntimeError(message.value.decode())
+
+
+class Attention(torch.autograd.Function):
+    """The operation as registration.py puts it together, for whatever `cuda.launch` is now."""
+
+    @staticmethod
+    def forward(ctx, value, sides, locations, weights):
+        ctx.sides = sides
+        ctx.save_for_backward(value, locations, weights)
+        return cuda.forward(value, sides, locations, weights)
+
+    @staticmethod
+    def backward(ctx, grad):
+        value, locations, weights = ctx.saved_tensors
+        grads = cuda.backward(grad, value, ctx.sides, locations, weights)
+        return grads[0], None, grads[1], grads[2]
+
+
+def attention(value, levels, locations, weights):
+    return Attention.apply(value, [side for shape in levels for side in shape], locations, weights)
+
+
+def build_host_library(folder: Path, cases, flags=("-O1",), edits=()) -> Path:
+    """Compile csrc/, with some text replaced: (file, old, new). Each old text must be there."""
+    for source in build.source_folder().iterdir():
+        text = source.read_text()
+        for file, old, new in edits:
+            if file == source.name:
+                assert old in text, f"{file} no longer contains {old!r}"
+                text = text.replace(old, new)
+        (folder / source.name).write_text(text)
+    library = folder / f"host_cuda{build.suffix()}"
+    listed = " ".join(f"CASE({','.join(map(str, case))})" for case in cases)
+    command = [
+        *build.find_compiler(), *FLAGS, *flags, f"-I{folder}", f"-DHOST_CUDA_CASES={listed}",
+        "-shared", "-fPIC", str(DRIVER), "-o", str(library),
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True)
+    if "cannot find" in result.stderr:
+        pytest.skip(f"this compiler has no sanitizers: {result.stderr.splitlines()[0]}")
+    assert result.returncode == 0, result.stderr[-3000:]
+    return library
+
+
+def output_and_gradients(run, value, levels, locations, weights):
+    """Everything the operation computes: the output, and the gradients of its three inputs.
+
+    run: `attention`, or the name of a backend
+    """
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in (value, locations, weights)]
+    if isinstance(run, str):
+        output = ms_deform_attn(inputs[0], levels, inputs[1], inputs[2], backend=run)
+    else:
+        output = run(inputs[0], levels, inputs[1], inputs[2])
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    return [output.detach(), *torch.autograd.grad(output, inputs, grad)]

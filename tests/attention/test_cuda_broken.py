@@ -1,0 +1,102 @@
+"""The comparisons of test_cuda_host.py would notice a broken CUDA kernel: each of these is one.
+
+A mistake is put into a copy of csrc/, compiled for the CPU without optimisation, and must change a
+result. Unchanged sources must not. Mistakes that cannot live in the kernel are in
+test_broken_kernels.py.
+"""
+
+import pytest
+from host_cuda import HostLaunch, attention, build_host_library, output_and_gradients
+
+from ddetr_edu.attention import cuda
+
+pytestmark = pytest.mark.usefixtures("compiler")
+
+HEADER, KERNEL = "ms_deform_attn.h", "ms_deform_attn.cu"
+OUTPUT, GRAD_VALUE, GRAD_LOCATIONS, GRAD_WEIGHTS = range(4)
+CASES = [(direction, "double", 2, 8) for direction in ("forward", "backward")]
+
+# name: the first result that must be wrong, the file, and (text, replacement) pairs
+BROKEN = {
+    "x and y swapped": (OUTPUT, KERNEL, [
+        ("between(place[0], width)", "between(place[1], width)"),
+        ("between(place[1], a.height", "between(place[0], a.height")]),
+    "corners aligned": (OUTPUT, HEADER, [
+        ("location * T(size) - T(0.5)", "location * T(size - 1)")]),
+    "border repeated": (OUTPUT, HEADER, [
+        ("pixel > T(-1) ? pixel : T(-2)", "pixel > T(0) ? pixel : T(0)"),
+        ("pixel < T(size) ? pixel : T(size)", "pixel < T(size - 1) ? pixel : T(size - 1)")]),
+    "width and height swapped": (OUTPUT, KERNEL, [
+        ("width = a.width[level];", "width = a.height[level];"),
+        ("between(place[1], a.height[level])", "between(place[1], a.width[level])")]),
+    "every head reads the first": (OUTPUT, KERNEL, [
+        ("+ task.head * a.channels;", "+ 0 * a.channels;")]),
+    "every image reads the first": (OUTPUT, KERNEL, [("task.image * a.tokens", "0 * a.tokens")]),
+    "weights ignored": (OUTPUT, KERNEL, [
+        ("return weight * (corner & 2", "return 1 * (corner & 2")]),
+    "the right and lower border forgotten": (OUTPUT, HEADER, [
+        ("first < size - 1", "first < size - 2")]),
+    "a level too late": (OUTPUT, KERNEL, [("return {a.start[level] +", "return {0 +")]),
+    "the other lane's weight": (OUTPUT, KERNEL, [
+        ("own.weight, from, LANES", "own.weight, from ^ 1, LANES")]),
+    "the last points left out": (OUTPUT, KERNEL, [
+        ("point >= a.levels * a.points", "point >= a.levels * a.points - 1")]),
+    "only the first channels": (OUTPUT, KERNEL, [
+        ("first_channel += LANES * VECTOR", "first_channel += a.channels")]),
+    "tiles that overlap": (GRAD_VALUE, KERNEL, [
+        ("tile / across * tile_height", "tile / across * (tile_height - 1)")]),
+    "locations in pixels": (GRAD_LOCATIONS, HEADER, [("T(width) * weight", "weight")]),
+    "slopes reversed": (GRAD_LOCATIONS, HEADER, [
+        ("(along_right - along_left)", "(along_left - along_right)")]),
+    "value's gradient without its share": (GRAD_VALUE, KERNEL, [
+        ("owed[i] = point.counts(corner)", "owed[i] = point.weight")]),
+    "stored instead of added": (GRAD_VALUE, KERNEL, [
+        ("atomicAdd(to + i, numbers[i])", "to[i] = numbers[i]")]),
+    "weight's gradient times weight": (GRAD_WEIGHTS, HEADER, [
+        ("return {upper * along_upper", "return {weight * upper * along_upper")]),
+    "sums that go to the neighbour": (GRAD_LOCATIONS, KERNEL, [
+        ("const bool upper = lane & half;", "const bool upper = ~lane & half;")]),
+    "half of the lanes not summed": (GRAD_LOCATIONS, KERNEL, [
+        ("terms[i] = kept + __shfl_xor_sync", "terms[i] = kept + 0 * __shfl_xor_sync")]),
+}  # fmt: skip
+
+
+def wrong_results(problem, monkeypatch, folder, edits=()):
+    """Which of output and gradients differ from grid_sample's, by number: queries and tokens."""
+    library = build_host_library(folder, CASES, ("-O0",), edits)
+    monkeypatch.setattr(cuda, "launch", HostLaunch(library))
+    wrong = set()
+    tall = [(17, 3), (2, 1)]
+    for inputs in (
+        problem(channels=18, n_heads=2, n_points=3),
+        problem(channels=18, n_heads=1, n_points=1, n_images=1, levels=tall, n_queries=53),
+    ):
+        pairs = zip(
+            output_and_gradients(attention, *inputs),
+            output_and_gradients("grid_sample", *inputs),
+            strict=True,
+        )
+        wrong |= {
+            i for i, (a, b) in enumerate(pairs) if not (a - b).abs().max() <= 1e-12 * b.abs().max()
+        }
+    return wrong
+
+
+def test_an_unchanged_kernel_is_right(problem, monkeypatch, tmp_path):
+    assert wrong_results(problem, monkeypatch, tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_is_caught(problem, monkeypatch, tmp_path, name):
+    first_wrong, file, replacements = BROKEN[name]
+    edits = [(file, *replacement) for replacement in replacements]
+    wrong = wrong_results(problem, monkeypatch, tmp_path, edits)
+    assert first_wrong in wrong and not {i for i in wrong if i < first_wrong}
+
+
+def test_a_shuffle_that_some_lanes_miss_is_caught(problem, monkeypatch, tmp_path):
+    """Groups without a query must not go home early."""
+    edits = [(KERNEL, "  const int lane = threadIdx.x % LANES;",
+              "  if (!task.exists) return;\n  const int lane = threadIdx.x % LANES;")]  # fmt: skip
+    with pytest.raises(RuntimeError, match="waits in __shfl_sync.*has ended"):
+        wrong_results(problem, monkeypatch, tmp_path, edits)
