@@ -174,7 +174,7 @@ def test_doctor(run):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert"]),
+        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert", "export"]),
         ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "check"]),
         ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--preset"]),
@@ -197,7 +197,7 @@ WITH = "--checkpoint {folder}/c.pt"
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "doctor, train, eval, predict, inspect, convert"),
+        ("", "doctor, train, eval, predict, inspect, convert, export"),
         ("data", "shapes, check"),
         ("fly", "fly"),
         ("data fly", "fly"),
@@ -233,6 +233,8 @@ WITH = "--checkpoint {folder}/c.pt"
         ("convert {folder}/c.pt --to huggingface --out a", "tiny backbone exists in this library"),
         ("convert {folder}/c.pt --to ours --out {folder}/text.pt", "text.pt exists already"),
         ("convert {folder}/text.pt --to ours --out a.pt", "text.pt is not a checkpoint"),
+        ("export gone.pt --out a.onnx", "there is no checkpoint at gone.pt"),
+        ("export {folder}/c.pt", "--out"),
         ("convert gone.pt --to ours --out a.pt", "there is no checkpoint at gone.pt"),
         ("convert {folder}/shapes --to ours --out a.pt", "there is no checkpoint at"),
         (f"predict nothing.png {WITH}", "there is no picture at nothing.png"),
