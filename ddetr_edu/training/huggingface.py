@@ -101,7 +101,7 @@ def open_huggingface(folder: Path) -> Detector:
         label: names.get(str(i), f"class {i}") for i, label in zip(outputs, labels, strict=True)
     }
     file = folder / "preprocessor_config.json"
-    size = _picture_size(read_json(file) if file.is_file() else {})
+    size = picture_size(read_json(file) if file.is_file() else {})
     model = DeformableDETR(config)
     model.load_state_dict(state)
     return Detector(model, categories, size)
@@ -123,7 +123,7 @@ def _read_weights(folder: Path) -> State:
         raise CheckpointError(f"{file} cannot be read ({error}); copy it anew") from None
 
 
-def _picture_size(settings: dict) -> PictureSize:
+def picture_size(settings: dict) -> PictureSize:
     """The picture size of a preprocessor_config.json; older ones have two numbers, newer a dict."""
     size = settings.get("size", {})
     if isinstance(size, int):
