@@ -33,6 +33,7 @@ from ddetr_edu.detector import DETR
 from ddetr_edu.doctor import examine
 from ddetr_edu.training import TrainConfig, load, load_picture, save, train
 from ddetr_edu.training.evaluate import evaluate
+from ddetr_edu.training.export import export_onnx
 from ddetr_edu.training.huggingface import save_huggingface
 from ddetr_edu.training.official import save_official
 from ddetr_edu.viz import plot_boxes, plot_dataset, plot_sampling_points
@@ -265,6 +266,17 @@ def run_convert(
     )
 
 
+def run_export(checkpoint: Positional[Path] = CHECKPOINT, *, out: Path) -> None:
+    """Write a checkpoint's model as an ONNX file: one picture of any size at a time.
+
+    Args:
+        checkpoint: A checkpoint of any kind that `ddetr convert` takes.
+        out: The file to write.
+    """
+    export_onnx(out, load(checkpoint))
+    print(f"wrote {out}: images (1, 3, H, W), padding_mask (1, H, W) -> logits, boxes")
+
+
 def run_data_shapes(
     out: Path = Path("data/shapes"), train: int = 4000, val: int = 200, seed: int = 0
 ) -> None:
@@ -355,6 +367,7 @@ COMMANDS: dict[str, Callable] = {
     "predict": run_predict,
     "inspect": run_inspect,
     "convert": run_convert,
+    "export": run_export,
 }
 # Commands of two words: the first word, what it is about, and its second words.
 GROUPS: dict[str, tuple[str, dict[str, Callable]]] = {

@@ -205,7 +205,7 @@ def test_doctor(run):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert"]),
+        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert", "export"]),
         ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "coco", "check", "stats"]),
         ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--resume"]),
@@ -228,7 +228,7 @@ WITH = "--checkpoint {folder}/c.pt"
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "doctor, train, eval, predict, inspect, convert"),
+        ("", "doctor, train, eval, predict, inspect, convert, export"),
         ("data", "shapes, coco, check, stats"),
         ("fly", "fly"),
         ("data fly", "fly"),
@@ -266,6 +266,8 @@ WITH = "--checkpoint {folder}/c.pt"
         ("convert {folder}/c.pt --to huggingface --out a", "tiny backbone exists in this library"),
         ("convert {folder}/c.pt --to ours --out {folder}/text.pt", "text.pt exists already"),
         ("convert {folder}/text.pt --to ours --out a.pt", "text.pt is not a checkpoint"),
+        ("export gone.pt --out a.onnx", "there is no checkpoint at gone.pt"),
+        ("export {folder}/c.pt", "--out"),
         ("convert gone.pt --to ours --out a.pt", "there is no checkpoint at gone.pt"),
         ("convert {folder}/shapes --to ours --out a.pt", "there is no checkpoint at"),
         (f"predict nothing.png {WITH}", "there is no picture at nothing.png"),

@@ -178,7 +178,7 @@ def check_batch(images: Tensor, padding_mask: Tensor, weight: Tensor) -> None:
             f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}, but "
             f"with these images it must be bool of shape {expected}, True = padding"
         )
-    if padding_mask[:, 0, 0].any():
+    if not torch.compiler.is_compiling() and padding_mask[:, 0, 0].any():
         raise ValueError(
             "padding_mask marks the top left pixel of an image as padding; pictures must lie "
             "in the top left corner, with True = padding (Hugging Face's pixel_mask is the "

@@ -115,7 +115,7 @@ def open_huggingface(folder: Path) -> Detector:
         label: names.get(str(i), f"class {i}") for i, label in zip(outputs, labels, strict=True)
     }
     file = folder / "preprocessor_config.json"
-    size = _picture_size(read_json(file) if file.is_file() else {})
+    size = picture_size(read_json(file) if file.is_file() else {})
     return Detector(model, categories, size)
 
 
@@ -135,7 +135,7 @@ def _read_weights(folder: Path) -> State:
         raise CheckpointError(f"{file} cannot be read ({error}); copy it anew") from None
 
 
-def _picture_size(settings: dict) -> PictureSize:
+def picture_size(settings: dict) -> PictureSize:
     """The picture size of a preprocessor_config.json; older ones have two numbers, newer a dict."""
     size = settings.get("size", {})
     if isinstance(size, int):

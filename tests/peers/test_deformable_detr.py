@@ -1,7 +1,10 @@
 """Hugging Face's Deformable DETR with the same weights: the same names, the same answers."""
 
+import os
 import re
+from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from torch import nn
@@ -130,3 +133,28 @@ def test_names_and_shapes_of_the_real_models_are_theirs(preset):
         and (config.box_refine or not re.match(r"(class|bbox)_embed.[1-9]", name))
     }  # fmt: skip
     assert found == {name: expected[name] for name in written}
+
+
+@pytest.mark.skipif("DDETR_REAL_WEIGHTS" not in os.environ, reason="set DDETR_REAL_WEIGHTS")
+def test_the_published_weights_see_what_they_are_known_to_see():
+    """Two cats and two remote controls, with the numbers that transformers' own tests expect.
+
+    DDETR_REAL_WEIGHTS: a folder with the files of SenseTime/deformable-detr and COCO's picture
+    000000039769.jpg.
+    """
+    folder = Path(os.environ["DDETR_REAL_WEIGHTS"])
+    picture = folder / "000000039769.jpg"
+    detector = load(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    inputs = processor(images=PIL.Image.open(picture), return_tensors="pt")
+    with torch.no_grad():
+        found = detector.model(inputs["pixel_values"], inputs["pixel_mask"] == 0)
+    expected = {"logits": [-9.6644, -4.3434, -5.8707], "boxes": [0.8693, 0.2290, 0.2492]}
+    for name, values in expected.items():
+        first = getattr(found, name)[0, 0, :3]
+        torch.testing.assert_close(first, torch.tensor(values), rtol=0, atol=2e-4)
+    seen = detector.predict(picture, threshold=0.3)  # resized by torchvision: almost the same
+    scores = torch.tensor([0.7999, 0.7895, 0.6332, 0.4719, 0.4382])
+    torch.testing.assert_close(seen["scores"], scores, rtol=0, atol=0.02)
+    names = [detector.categories[label] for label in seen["labels"].tolist()]
+    assert names == ["cat", "cat", "remote", "remote", "couch"]

@@ -11,7 +11,7 @@ import torch
 
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
 from ddetr_edu.training import CheckpointError, Detector, load, save
-from ddetr_edu.training.huggingface import save_huggingface
+from ddetr_edu.training.huggingface import picture_size, save_huggingface
 from ddetr_edu.training.keys import to_official
 from ddetr_edu.training.official import coco_categories, save_official
 
@@ -109,15 +109,13 @@ def test_class_outputs_of_the_official_models_are_cocos_ids():
     assert names[0] == names[12] == "N/A"
 
 
-def test_the_size_of_pictures_is_read_in_its_older_and_newer_form(plain, tmp_path):
-    save_huggingface(tmp_path, plain)
+def test_the_size_of_pictures_is_read_in_its_older_and_newer_form():
     for said, size in [
         ({"size": {"shortest_edge": 480, "longest_edge": 800}}, (480, 800)),
         ({"size": 600, "max_size": 1000}, (600, 1000)),
         ({}, (800, 1333)),
     ]:
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
-        assert load(tmp_path).size == PictureSize(*size)
+        assert picture_size(said) == PictureSize(*size)
 
 
 # What cannot be converted -----------------------------------------------------------------------
@@ -177,10 +175,18 @@ def test_no_other_class_is_let_in(tmp_path):
         load(tmp_path / "a.pth")
 
 
+def write(name, content):
+    def spoil(folder):
+        (folder / name).unlink(missing_ok=True)  # it is a link to the unspoilt one
+        (folder / name).write_bytes(content)
+
+    return spoil
+
+
 def spoil_settings(**changes):
     def spoil(folder):
         settings = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**settings, **changes}))
+        write("config.json", json.dumps({**settings, **changes}).encode())(folder)
 
     return spoil
 
@@ -188,13 +194,20 @@ def spoil_settings(**changes):
 def cut(name, share):
     def spoil(folder):
         content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(share * len(content))])
+        write(name, content[: int(share * len(content))])(folder)
 
     return spoil
 
 
-def write(name, content):
-    return lambda folder: (folder / name).write_bytes(content)
+def weights(**state):
+    return write("model.safetensors", safetensors.torch.save(state))
+
+
+@pytest.fixture(scope="module")
+def folder(plain, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("huggingface")
+    save_huggingface(folder, plain)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -216,14 +229,13 @@ def write(name, content):
         (write("model.safetensors", pickle.dumps({})), "model.safetensors cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor pytorch_mod"),
         (lambda f: (f / "config.json").unlink(), "there is no checkpoint at .*ddetr train"),
-        (lambda f: safetensors.torch.save_file({}, f / "model.safetensors"), "does not fit"),
-        (lambda f: safetensors.torch.save_file(
-            {"model.level_embed": torch.zeros(3, 64), "embedder.weight": torch.zeros(3)},
-            f / "model.safetensors"), "no weight here corresponds to embedder.weight"),
+        (weights(), "does not fit"),
+        (weights(embedder=torch.zeros(3)), "no weight here corresponds to embedder"),
     ],
 )  # fmt: skip
-def test_a_spoilt_folder_is_one_sentence(plain, tmp_path, spoil, message):
-    save_huggingface(tmp_path, plain)
+def test_a_spoilt_folder_is_one_sentence(folder, tmp_path, spoil, message):
+    for file in folder.iterdir():
+        os.link(file, tmp_path / file.name)
     spoil(tmp_path)
     with pytest.raises(CheckpointError, match=message) as refused:
         load(tmp_path)
@@ -244,9 +256,8 @@ def test_a_spoilt_folder_is_one_sentence(plain, tmp_path, spoil, message):
     ],
 )
 def test_a_spoilt_official_file_is_one_sentence(plain, tmp_path, spoil):
-    save_official(tmp_path / "a.pth", plain)
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(tmp_path / "a.pth", weights_only=True)
+    state = to_official(plain.model.state_dict(), plain.model.config)
+    content = {"model": state, "args": argparse.Namespace(nheads=2)}
     spoil(content)
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="a.pth does not fit") as refused:
