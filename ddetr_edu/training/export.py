@@ -53,7 +53,7 @@ def export_onnx(path: str | Path, detector: Detector) -> None:
         if isinstance(module, MSDeformAttn):
             module.backend = "grid_sample"
     # Any size will do, if no level is one pixel wide: the exporter would take that 1 for granted.
-    side = 16 * 2**model.config.n_levels
+    side = 16 * 2 ** getattr(model.config, "n_levels", 1)  # a DETR has one
     images, padding_mask = torch.zeros(1, 3, 2 * side, 3 * side), torch.zeros(1, 2 * side, 3 * side)
     free = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
