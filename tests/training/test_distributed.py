@@ -1,13 +1,14 @@
 """Two processes: one answer, written once, equal to that of one process."""
 
 import json
+import signal
 
 import pytest
 import torch
 
 from ddetr_edu.data import CATEGORIES, CocoDetection, Shapes
-from ddetr_edu.training import NonFiniteLoss, distributed, evaluate, load, train
-from ddetr_edu.training.evaluate import detect
+from ddetr_edu.training import NonFiniteLoss, distributed, evaluate, load, loop, train
+from ddetr_edu.training.evaluate import METRICS, detect
 from ddetr_edu.training.learner import Learner
 
 CPU = torch.device("cpu")
@@ -74,6 +75,36 @@ def test_a_run_of_two_writes_once_and_can_be_resumed_by_two(config, in_processes
         run(resume=True)()
 
 
+def test_both_evaluate_the_same_weights_and_norms(config, in_processes, monkeypatch):
+    """Each has seen other pictures, so their batch norms remember other means."""
+
+    def look(detector, *arguments):
+        return dict.fromkeys(METRICS, 0.5), str(sum(b.sum() for b in detector.buffers()).item())
+
+    monkeypatch.setattr(loop, "evaluate", look)
+
+    def work():
+        tables = []
+        monkeypatch.setattr(loop, "say", tables.append)
+        train(config(batch=1, ema=0.5))
+        return [text for text in tables if "done after" in text][0].splitlines()[0]
+
+    first, second = in_processes(work)
+    assert first == second and float(first) != 0
+
+
+def test_both_read_the_same_clock(in_processes):
+    def work():
+        with distributed.processes(CPU):
+            clock = loop.Clock(minutes=1, steps=None)
+            clock.start(minutes=0.25 * (1 + distributed.rank()))
+            clock.tick(CPU)
+            return clock.minutes, clock.progress
+
+    first, second = in_processes(work)
+    assert first == second and 0.5 <= first[0] < 0.6
+
+
 def test_the_loss_of_one_going_wrong_stops_all_and_names_all_pictures(
     config, in_processes, monkeypatch
 ):
@@ -99,8 +130,6 @@ def test_the_loss_of_one_going_wrong_stops_all_and_names_all_pictures(
 
 
 def test_one_asked_to_stop_stops_all(config, in_processes, monkeypatch):
-    import signal
-
     real = Learner.step
 
     def interrupted(self, batches, step, progress):

@@ -71,6 +71,19 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path):
     assert not torch.equal(first["level_embedding"], other["level_embedding"])
 
 
+def test_each_step_draws_other_random_numbers(config, monkeypatch):
+    real, drawn = Learner.step, []
+
+    def spy(self, batches, step, progress):
+        drawn.append(torch.rand(3).tolist())
+        return real(self, batches, step, progress)
+
+    monkeypatch.setattr(Learner, "step", spy)
+    train(config())
+    train(config(seed=1))
+    assert len(drawn) == 6 and len({tuple(numbers) for numbers in drawn}) == 6
+
+
 def test_evaluating_in_between_does_not_change_the_training(config, tmp_path):
     first = weights_of(config())
     again = weights_of(config(out=tmp_path / "again", eval_every=1))

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import ddetr_edu.training.run as run_module
+from ddetr_edu.detector import PictureSize
+from ddetr_edu.detector.config import PRESETS
 from ddetr_edu.training import CheckpointError, load, train
 from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.learner import Learner
@@ -161,8 +163,11 @@ def test_a_run_refuses_to_go_on_with_other_settings(config):
 def test_stopped_and_resumed_it_ends_like_one_that_went_through(
     config, monkeypatch, tmp_path, capsys, save_every
 ):
-    """Also where pictures are dropped at the end of a pass, and with an evaluation in between."""
-    settings = dict(steps=5, eval_every=3, save_every=save_every, ema=0.9, augmentation="official")
+    """With all that is drawn at random, a new pass, and an evaluation in between."""
+    size = PictureSize(64, 96, short_sides_in_training=(50, 60, 70))
+    settings = dict(steps=5, eval_every=3, save_every=save_every, ema=0.9, size=size,
+                    augmentation="official")  # fmt: skip
+    monkeypatch.setitem(PRESETS, "tiny", {**PRESETS["tiny"], "dropout": 0.1})
     train(config(out=tmp_path / "whole", **settings))
     real = Learner.step
 
