@@ -59,7 +59,7 @@ def find_faults(root: str | Path) -> list[Findings]:
     together = Findings("between the splits")
     for n, one in enumerate(splits):
         for other in splits[n + 1 :]:
-            compare(one, other, together)
+            compare_splits(one, other, together)
     return [split.findings for split in splits] + ([together] if len(splits) > 1 else [])
 
 
@@ -160,7 +160,7 @@ def expected_sums(root: Path, split: str) -> dict[str, str]:
         return {}
 
 
-def compare(one: Split, other: Split, findings: Findings) -> None:
+def compare_splits(one: Split, other: Split, findings: Findings) -> None:
     """What is wrong between two splits: a picture in both, or categories that differ."""
     both = f"{one.name} and {other.name}"
     by_sum = {digest: name for name, digest in one.sums.items()}

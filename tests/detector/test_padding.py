@@ -136,7 +136,7 @@ def test_a_forgotten_piece_would_be_noticed(leakless, padded, monkeypatch, mista
         sine = ddetr_edu.detector.model.sine_position
         monkeypatch.setattr(
             ddetr_edu.detector.model, "sine_position",
-            lambda mask, *args: sine(torch.zeros_like(mask), *args),
+            lambda mask, *args, **kwargs: sine(torch.zeros_like(mask), *args, **kwargs),
         )  # fmt: skip
     beside, single = leakless(*padded), leakless(*alone(*padded))
     beside.boxes, beside.logits = beside.boxes[1:], beside.logits[1:]
