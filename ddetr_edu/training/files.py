@@ -59,5 +59,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
-            raise OSError(f"the checkpoint {path} could not be written: {error}") from error
+            reason = "the disk is full, it seems" if isinstance(error, RuntimeError) else error
+            raise OSError(
+                f"the checkpoint {path} could not be written: {reason}; one that was there before "
+                "is untouched"
+            ) from error
         raise

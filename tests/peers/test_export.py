@@ -1,12 +1,12 @@
 """The exported model in onnxruntime, and the model compiled: the same answers, at any size."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 import torch
 
-from ddetr_edu.cli import main
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, make_batch
 from ddetr_edu.training import Detector, save
 from ddetr_edu.training.export import export_onnx
@@ -26,13 +26,15 @@ def detector():
     return detector
 
 
-def test_the_exported_model_says_the_same_at_any_size(detector, tmp_path, monkeypatch, capsys):
+def test_the_exported_model_says_the_same_at_any_size(detector, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     save("c.pt", detector)
-    assert main(["export", "c.pt", "--out", "new/model.onnx"]) == 0
-    assert "wrote new/model.onnx" in capsys.readouterr().out
+    # In a process of its own: the exporter starts threads that later tests could not fork.
+    command = [sys.executable, "-m", "ddetr_edu", "export", "c.pt", "--out", "new/model.onnx"]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 0 and "wrote new/model.onnx" in told.stdout, told.stderr
     session = onnxruntime.InferenceSession("new/model.onnx", providers=["CPUExecutionProvider"])
     for height, width, picture in [(61, 97, (61, 97)), (130, 43, (101, 43)), (64, 96, (64, 71))]:
         images, padding_mask = torch.randn(1, 3, height, width), torch.ones(1, height, width) > 0
@@ -50,7 +52,6 @@ def test_the_exported_model_says_the_same_at_any_size(detector, tmp_path, monkey
     size = json.loads(around["size"])
     assert (size["short_side"], size["long_side"]) == (64, 96)
     assert len(json.loads(around["mean"])) == len(json.loads(around["std"])) == 3
-    assert all(not hasattr(m, "backend") or m.backend == "auto" for m in detector.model.modules())
 
 
 def test_what_the_exporter_needs_is_named(detector, tmp_path, monkeypatch):
