@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, make_batch
+from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize
 from ddetr_edu.training import Detector, save
 from ddetr_edu.training.export import export_onnx
 
