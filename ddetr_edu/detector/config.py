@@ -28,6 +28,7 @@ class DeformableDETRConfig:
     n_queries: int = 300  # Lq of the decoder
     box_refine: bool = False  # each decoder layer corrects the box of the layer before
     two_stage: bool = False  # queries start at boxes that the encoder proposes
+    token_queries: bool = False  # and with what the encoder knows there, of which class it is
     look_forward: LookForward = "once"  # how far back the loss of a refined box teaches
 
     def __post_init__(self):
@@ -41,6 +42,11 @@ class DeformableDETRConfig:
             raise ValueError(
                 "two_stage needs box_refine: proposals are boxes, and without refinement no layer "
                 "would correct them; set box_refine=True as well"
+            )
+        if self.token_queries and not self.two_stage:
+            raise ValueError(
+                "token_queries needs two_stage: only then does the encoder choose tokens that can "
+                "become queries; set two_stage=True as well"
             )
         if self.look_forward not in get_args(LookForward):
             raise ValueError(
@@ -80,7 +86,7 @@ TINY = dict(
 # What each preset changes from the defaults above.
 PRESETS = {
     "tiny": TINY,
-    "tiny_two_stage": dict(**TINY, two_stage=True),
+    "tiny_two_stage": dict(**TINY, two_stage=True, token_queries=True),
     "r50_single_scale": dict(n_levels=1),
     "r50_single_scale_dc5": dict(n_levels=1, dilation=True),
     "r50": dict(),

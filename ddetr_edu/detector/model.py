@@ -25,9 +25,10 @@ class Predictions:
     logits: Tensor  # (N, Lq, K), one sigmoid per class; with no_object (N, Lq, K+1), one softmax
     boxes: Tensor  # (N, Lq, 4)
     aux: list["Predictions"] = field(default_factory=list)  # one per earlier decoder layer
-    encoder: "Predictions | None" = None  # in two stages: of every token, class 0 meaning "object"
+    encoder: "Predictions | None" = None  # in two stages: of every token
     extra: "Predictions | None" = None  # of the queries that training added
     no_object: bool = False  # as DETR does: the last logit says "nothing here"
+    only_objects: bool = False  # as the official encoder does: class 0 means "object", of any class
 
     def scores(self) -> Tensor:
         """The probability of each class, (N, Lq, K)."""
@@ -146,7 +147,8 @@ class DeformableDETR(nn.Module):
 
         predictions = predictions_of(layers, slice(0, n_queries))
         if proposed is not None:
-            predictions.encoder = Predictions(*proposed)
+            only_objects = not self.config.token_queries
+            predictions.encoder = Predictions(*proposed, only_objects=only_objects)
         if extra is not None:
             predictions.extra = predictions_of(layers, slice(n_queries, None))
         return predictions

@@ -45,26 +45,34 @@ class LearnedQueries(nn.Module):
 class ProposedQueries(nn.Module):
     """Queries that begin at the boxes the encoder finds most promising (two stages).
 
-    Every token corrects a box around its own pixel and says how likely an object is there, of
-    whatever class: class output 0 means "object" here. The best boxes become reference points, and
-    where they stand, written as sines, becomes position and content. The decoder's losses do not
-    reach the encoder's boxes; those have a loss of their own.
+    Every token corrects a box around its own pixel and says how likely an object is there. The
+    best boxes become reference points. The decoder's losses do not reach the encoder's boxes and
+    features; those have a loss of their own.
+
+    Officially a token does not say what the object is: its class output 0 means "object". And a
+    query knows no more than where its box stands, written as sines, which become position and
+    content. With config.token_queries the tokens tell the classes apart, and what a chosen token
+    knows is the content of its query: the decoder begins with the encoder's answer, not from
+    nothing, and learns much sooner.
 
     Source: paper, section 4.2 and appendix A.4; the two_stage parts of the official
-    deformable_transformer.py.
+    deformable_transformer.py. Tokens as queries: Efficient DETR (arXiv 2104.01318), section 4.
     """
 
     def __init__(self, config: DeformableDETRConfig):
         super().__init__()
         c = config.d_model
-        self.n_queries = config.n_queries
+        self.n_queries, self.token_queries = config.n_queries, config.token_queries
         self.memory_projection = nn.Linear(c, c)
         self.memory_norm = nn.LayerNorm(c)
         self.heads = PredictionHeads(c, config.num_classes, guess_size=False)
-        self.to_queries = nn.Linear(2 * c, 2 * c)
-        self.to_queries_norm = nn.LayerNorm(2 * c)
+        if config.token_queries:
+            self.to_position = nn.Sequential(nn.Linear(2 * c, c), nn.ReLU(), nn.Linear(c, c))
+        else:
+            self.to_queries = nn.Linear(2 * c, 2 * c)
+            self.to_queries_norm = nn.LayerNorm(2 * c)
+            nn.init.xavier_uniform_(self.to_queries.weight)
         nn.init.xavier_uniform_(self.memory_projection.weight)
-        nn.init.xavier_uniform_(self.to_queries.weight)
 
     def forward(
         self, memory: Tensor, padding_masks: list[Tensor]
@@ -84,10 +92,15 @@ class ProposedQueries(nn.Module):
         boxes = boxes.masked_fill(~usable, 1.0)  # officially the sigmoid of infinity
 
         count = min(self.n_queries, memory.shape[1])
-        best = logits[..., 0].topk(count, dim=1).indices  # (N, Lq)
-        references = boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach()  # (N, Lq, 4)
-        placed = self.to_queries(sine_boxes(references, memory.shape[-1]))  # (N, Lq, 2C)
-        position, content = self.to_queries_norm(placed).chunk(2, dim=-1)
+        promising = logits.amax(-1) if self.token_queries else logits[..., 0]  # (N, S)
+        best = promising.topk(count, dim=1).indices[..., None]  # (N, Lq, 1)
+        references = boxes.gather(1, best.expand(-1, -1, 4)).detach()  # (N, Lq, 4)
+        sines = sine_boxes(references, memory.shape[-1])  # (N, Lq, 2C)
+        if self.token_queries:
+            position = self.to_position(sines)
+            content = state.gather(1, best.expand_as(position)).detach()
+        else:
+            position, content = self.to_queries_norm(self.to_queries(sines)).chunk(2, dim=-1)
         return Queries(content, position, references), (logits, boxes)
 
 

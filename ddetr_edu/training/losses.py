@@ -91,7 +91,7 @@ def detection_losses(
     """All losses of a forward pass: those of the last layer and, auxiliary, of each earlier one.
 
     Every layer is matched anew and trained as if it were the last. So is the encoder of a model
-    of two stages, except that it only says "object": there every object has class 0.
+    of two stages, except that the official one only says "object": there every object has class 0.
 
     weights: the official ones of Deformable DETR, or of DETR, when not given
     targets: per picture "labels" (T,) class indices and "boxes" (T, 4) (cx, cy, w, h) in [0, 1]
@@ -109,7 +109,9 @@ def detection_losses(
     named = [("", predictions, targets)]
     named += [(f"_layer{index}", layer, targets) for index, layer in enumerate(predictions.aux)]
     if predictions.encoder is not None:
-        objects = [{**target, "labels": torch.zeros_like(target["labels"])} for target in targets]
+        objects = targets
+        if predictions.encoder.only_objects:
+            objects = [{**t, "labels": torch.zeros_like(t["labels"])} for t in targets]
         named.append(("_encoder", predictions.encoder, objects))
     losses = {}
     for suffix, layer, wanted in named:

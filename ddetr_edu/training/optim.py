@@ -81,6 +81,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
             for (rate, decay), parameters in groups.items()
         ],
         betas=(0.9, config.beta2),
+        fused=True,  # all weights in one pass over them
     )
 
 
