@@ -1,6 +1,7 @@
 """An evaluation that can be looked at: curves, confusion, the worst errors, and their numbers."""
 
 import json
+import math
 from pathlib import Path
 
 from pycocotools.cocoeval import COCOeval
@@ -98,17 +99,15 @@ def write_pictures(
 
 def caption(verdict: Verdict, categories: dict[int, str]) -> str:
     """One or two lines: what was found with which score, and what is there."""
-    lines = []
-    if verdict.label is not None:
-        lines.append(f"found {categories[verdict.label]} {verdict.score:.2f}")
-    if verdict.true_label is None:
-        return lines[0]
-    there = categories[verdict.true_label]
     if verdict.label is None:
         x1, y1, x2, y2 = verdict.true_box
-        return f"{there}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
-    same = "this" if verdict.label == verdict.true_label else there
-    return f"{lines[0]}\nis {same}, IoU {verdict.iou:.2f}"
+        return f"{categories[verdict.true_label]}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
+    found = f"found {categories[verdict.label]} {verdict.score:.2f}"
+    if verdict.true_label is None:
+        return found
+    same = verdict.label == verdict.true_label
+    iou = math.floor(100 * verdict.iou) / 100  # 0.499 is not yet 0.50
+    return f"{found}\nis {'this' if same else categories[verdict.true_label]}, IoU {iou:.2f}"
 
 
 def rounded(content):
