@@ -173,13 +173,15 @@ def confusion_matrix(verdicts: list[Verdict], labels: list[int]) -> np.ndarray:
     class if that was found, or else of the best detection of another class with an IoU of at least
     0.5; a detection counts once, too. So rows add up to the objects of a class, and columns to its
     detections.
+
+    verdicts: in the order of `judge`;  labels: of the K classes
     """
     place = {label: n for n, label in enumerate(labels)}
     nothing = len(labels)
     matrix = np.zeros((nothing + 1, nothing + 1), dtype=int)
     free = {v.object_id: v.true_label for v in verdicts if v.object_id is not None}
-    # Correct detections first: the others take what these leave.
-    for verdict in sorted(verdicts, key=lambda v: (v.kind != "correct", -(v.score or 0))):
+    # Correct detections first: the others take what these leave, in the order of their scores.
+    for verdict in sorted(verdicts, key=lambda v: v.kind != "correct"):
         if verdict.label is None:
             continue
         row = nothing
