@@ -88,9 +88,9 @@ def plot_matching_by_layer(
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw which query each object gets after each decoder layer, and what the pair costs.
 
-    A panel for each layer: objects solid, the boxes of their queries dashed in the same colour,
-    and a line from centre to centre. The table has a row for each object: the number of its query,
-    framed where it is another one than a layer before.
+    A panel for each layer: objects solid and numbered, the boxes of their queries dashed in the
+    same colour, and a line from centre to centre. The table has a row for each object: the number
+    of its query, framed where it is another one than a layer before.
 
     picture:      PIL image, (3, H, W) tensor or (H, W, 3) array
     boxes:        (layers, Q, 4) of the queries; target_boxes: (T, 4) of the objects; xyxy in pixels
@@ -132,6 +132,10 @@ def plot_matching_by_layer(
         for t, box in enumerate(target_boxes):
             colour = COLOURS[t % len(COLOURS)]
             draw_box(axis, box, color=colour, lw=2.2)
+            axis.annotate(
+                f"{t}", box[:2], fontsize=6, ha="center", va="center",
+                bbox={"facecolor": "white", "edgecolor": colour, "pad": 0.6},
+            )  # fmt: skip
             if found[l, t]:
                 draw_box(axis, boxes[l, queries[l, t]], color=colour, lw=1.4, ls="--")
                 axis.plot(*lines[l, t].T, "o-", color=colour, ms=3.5, lw=1.4, mec="black", mew=0.5)

@@ -6,7 +6,7 @@ from matplotlib import colormaps
 from ddetr_edu.viz.style import COLOURS, WEIGHT_MAP, NotebookFigure, as_array
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-MOST_CATEGORIES = 8  # curves that can still be told apart
+MOST_CATEGORIES = len(LINES)  # curves that can still be told apart
 
 
 def plot_precision_recall(
@@ -16,8 +16,8 @@ def plot_precision_recall(
 
     As the score that a detection needs is lowered, more objects are found (to the right) among
     more false alarms (down). The area under a curve is its average precision, AP. On the left the
-    mean over the categories is drawn, on the right the first threshold; of more than 8 categories
-    the 8 with the most objects stand out and the others stay grey.
+    mean over the categories is drawn, on the right the first threshold; of more than 6 categories
+    the 6 with the most objects stand out and the others stay grey.
 
     precision:  (T, R, K), pycocotools' array for one area and one limit on detections; -1 where a
         category has no object
@@ -53,8 +53,8 @@ def plot_precision_recall(
     right.plot(recalls, by_category[others].T, color="0.85", lw=0.8)
     for n, k in enumerate(sorted(shown, key=lambda k: -averages[1][k])):
         right.plot(
-            recalls, by_category[k], color=COLOURS[n % len(COLOURS)], ls=LINES[n % len(LINES)],
-            lw=1.8, label=f"{categories[k]}: AP {averages[1][k]:.3f}",
+            recalls, by_category[k], color=COLOURS[n], ls=LINES[n], lw=1.8,
+            label=f"{categories[k]}: AP {averages[1][k]:.3f}",
         )  # fmt: skip
     right.set_title(f"each category at IoU {thresholds[0]:.2f}", fontsize=10)
     for axis in (left, right):

@@ -101,7 +101,7 @@ def test_the_numbers_of_the_categories_average_to_those_of_the_table(build):
 
 def test_the_numbers_of_the_sizes_are_those_of_the_table():
     scenes = Shapes(3, seed=5)
-    oracle = Oracle(scenes, shift=2.0)
+    oracle = Oracle(scenes, shift=3.0)
     metrics, _ = evaluate(oracle, scenes, progress=False)
     sizes = by_size(score(detect(oracle, scenes, progress=False), scenes))
     for name in ("AP", "AP50", "AP75"):
