@@ -116,8 +116,12 @@ def run_eval(
     batch: int = 8,
     workers: int = 1,
     per_category: bool = False,
+    pictures: Path | None = None,
+    threshold: float = 0.5,
 ) -> None:
-    """Print COCO's table for a checkpoint.
+    """Print COCO's table for a checkpoint; with --pictures, also draw what it gets wrong.
+
+    Try it:  ddetr eval --data shapes --pictures runs/eval
 
     Args:
         checkpoint: What `ddetr train` left behind.
@@ -127,12 +131,18 @@ def run_eval(
         batch: Pictures at a time.
         workers: Processes that read pictures ahead.
         per_category: Print the numbers of each category, too.
+        pictures: A folder for precision-recall curves, AP by size, what was taken for what, a
+            gallery of the worst errors, and all their numbers as JSON.
+        threshold: Of these, errors are judged among detections that score no less.
     """
     detector = load(checkpoint)
     dataset = held_out_scenes() if data == "shapes" else CocoDetection(data, split)
     if first is not None:
         dataset = dataset.first(first)
-    metrics, table = evaluate(detector, dataset, batch, workers=workers, per_category=per_category)
+    metrics, table = evaluate(
+        detector, dataset, batch, workers=workers, per_category=per_category, pictures=pictures,
+        threshold=threshold,
+    )  # fmt: skip
     print(table)
     print(f"{len(dataset)} pictures: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
 

@@ -156,6 +156,15 @@ def test_inspect_takes_the_best_query_any_layer_and_either_panel(run):
     assert len(levels) == 2 and all("8 points, 50% of the weight" in row for row in levels)
 
 
+def test_eval_leaves_pictures_of_what_is_wrong(run, tmp_path):
+    line = f"eval {WITH} --data {{folder}}/shapes --workers 0 --pictures out --threshold 0"
+    code, out, _ = run(line)
+    assert code == 0 and "Average Precision" in out and " correct, " in out
+    assert all(is_png(picture) for picture in (tmp_path / "out").glob("*.png"))
+    numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert sum(numbers["counts"].values()) - numbers["counts"]["missed"] == 2 * 42
+
+
 def test_eval_of_the_first_pictures_only(run):
     code, out, _ = run("eval --checkpoint {folder}/c.pt --data {folder}/shapes --first 1")
     assert code == 0 and "1 pictures:" in out
@@ -256,6 +265,7 @@ WITH = "--checkpoint {folder}/c.pt"
         (f"eval {WITH} --data {{folder}}/shapes --split test", "no split 'test'"),
         (f"eval {WITH} --data {{folder}}/shapes --batch 0", "batch is 0"),
         (f"eval {WITH} --data {{folder}}/shapes --batch -1", "batch is -1"),
+        (f"eval {WITH} --data {{folder}}/shapes --pictures {{folder}}/text.png", "text.png"),
         (f"eval {WITH} --data {{folder}}/shapes --first 0", "first 0 cannot be taken"),
         ("predict", "predict takes the path of a picture"),
         (f"predict {{folder}}/noise.png noise.png {WITH}", "have the same name"),

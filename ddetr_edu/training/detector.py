@@ -91,9 +91,7 @@ class Detector(nn.Module):
                 f"{'none' if targets is None else len(targets)}; call .eval() to detect"
             )
         sizes = [tuple(image.shape[-2:]) for image in images]
-        inside = [
-            self._inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))
-        ]
+        inside = [self.inside(t, s, n) for n, (t, s) in enumerate(zip(targets, sizes, strict=True))]
         batch = make_batch(images, self.size, training=True)
         noised = self.denoising(inside) if self.denoising else None
         predictions = self.model(*batch, noised.extra) if noised else self.model(*batch)
@@ -153,8 +151,11 @@ class Detector(nn.Module):
             for found in detections
         ]
 
-    def _inside(self, target: dict[str, Tensor], size: tuple[int, int], n: int) -> dict:
-        """A target as the losses want it: class indices, and boxes (cx, cy, w, h) in [0, 1]."""
+    def inside(self, target: dict[str, Tensor], size: tuple[int, int], n: int = 0) -> dict:
+        """A target as the losses want it: class indices, and boxes (cx, cy, w, h) in [0, 1].
+
+        size: (H, W) of its picture;  n: its number, for the message of an error
+        """
         for name in ("boxes", "labels"):
             if name not in target:
                 raise ValueError(f'target {n} has no "{name}"; it needs "boxes" and "labels"')

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 
 import torch
 from pycocotools.cocoeval import COCOeval
@@ -12,6 +13,7 @@ from ddetr_edu.detector import to_floats
 from ddetr_edu.training import distributed
 from ddetr_edu.training.batches import open_batches
 from ddetr_edu.training.detector import Detector
+from ddetr_edu.training.evaluation_pictures import write_pictures
 
 # The twelve numbers of COCO's table, in its order.
 METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L",
@@ -86,25 +88,36 @@ def evaluate(
     progress: bool = True,
     workers: int = 0,
     per_category: bool = False,
+    pictures: Path | None = None,
+    threshold: float = 0.5,
 ) -> tuple[dict[str, float], str]:
     """COCO's twelve numbers for a detector on a data set.
 
     dataset: one of `ddetr_edu.data`, whose labels are category ids
     workers: processes that read pictures ahead
     per_category: add a table of all categories, from high AP to low
+    pictures: a folder to write, see `write_pictures`: precision-recall curves, AP by size, what was
+        taken for what, the worst errors, and their numbers
+    threshold: the score from which a detection counts as an answer there
     Returns: {"AP": ..., "AP50": ..., ...}, fractions (-1 where there is nothing to measure), and
         COCO's own table as text.
     Raises: ValueError if the data set has no picture, or categories the detector does not know.
     """
     check_dataset(detector, dataset)
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)  # if it cannot be, better now than at the end
     coco = score(detect(detector, dataset, batch, progress, workers), dataset)
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
         coco.summarize()
     metrics = {name: float(value) for name, value in zip(METRICS, coco.stats, strict=True)}
     text = table.getvalue().rstrip()
+    categories = by_category(coco)
     if per_category:
-        text += "\n\n" + category_table(by_category(coco), dataset.categories)
+        text += "\n\n" + category_table(categories, dataset.categories)
+    if pictures is not None:
+        numbers = {"metrics": metrics, "sizes": by_size(coco), "categories": categories}
+        text += "\n\n" + write_pictures(pictures, coco, dataset, numbers, threshold)
     return metrics, text
 
 
@@ -133,6 +146,26 @@ def by_category(coco: COCOeval) -> dict[int, dict[str, float]]:
             values = precision[threshold, ..., place, area]
             # It is -1 throughout for a category of which there is no object of this size.
             numbers[category][name] = float(values.mean())
+    return numbers
+
+
+def by_size(coco: COCOeval) -> dict[str, dict[str, float]]:
+    """{"all", "small", "medium", "large": {"AP", "AP50", "AP75", "objects"}}, -1 without object."""
+    precision = coco.eval["precision"][..., -1]
+    areas = [a["area"] for a in coco.cocoGt.anns.values() if not a["iscrowd"]]
+    numbers = {}
+    for place, (name, (least, most)) in enumerate(
+        zip(coco.params.areaRngLbl, coco.params.areaRng, strict=True)
+    ):
+        values = precision[..., place]
+        values = values[..., (values > -1).all(axis=(0, 1))]  # the categories that have an object
+        numbers[name] = {
+            **{
+                metric: float(values[cut].mean()) if values.size else -1.0
+                for metric, cut in (("AP", slice(None)), ("AP50", 0), ("AP75", 5))
+            },
+            "objects": sum(least <= area <= most for area in areas),
+        }
     return numbers
 
 

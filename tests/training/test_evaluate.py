@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddetr_edu.data import CATEGORIES, CocoDetection, Shapes
 from ddetr_edu.training import evaluate
-from ddetr_edu.training.evaluate import METRICS, by_category, detect, score
+from ddetr_edu.training.evaluate import METRICS, by_category, by_size, detect, score
 
 H, W = 120, 150
 
@@ -97,6 +97,55 @@ def test_the_numbers_of_the_categories_average_to_those_of_the_table(build):
     for name in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"):
         there = [row[name] for row in rows if row[name] > -1]
         assert metrics[name] == pytest.approx(sum(there) / len(there) if there else -1), name
+
+
+def test_the_numbers_of_the_sizes_are_those_of_the_table():
+    scenes = Shapes(3, seed=5)
+    oracle = Oracle(scenes, shift=3.0)
+    metrics, _ = evaluate(oracle, scenes, progress=False)
+    sizes = by_size(score(detect(oracle, scenes, progress=False), scenes))
+    for name in ("AP", "AP50", "AP75"):
+        assert sizes["all"][name] == pytest.approx(metrics[name])
+    for name, letter in (("small", "S"), ("medium", "M"), ("large", "L")):
+        assert sizes[name]["AP"] == pytest.approx(metrics[f"AP_{letter}"])
+    areas = [a["area"] for a in scenes.ground_truth().anns.values()]
+    assert sizes["all"]["objects"] == len(areas)
+    assert sizes["small"]["objects"] == sum(area <= 32**2 for area in areas)
+    assert min(size["AP"] for size in sizes.values()) == -1  # no large object
+
+
+@pytest.mark.parametrize("answers", ["relabelled", "none sure"])
+def test_the_pictures_of_an_evaluation_come_with_their_numbers(dataset, tmp_path, answers):
+    oracle = Oracle(dataset, shift=4, relabel={90: 7} if answers == "relabelled" else None)
+    out, threshold = tmp_path / "new" / "out", 0.95 if answers == "none sure" else 0.5
+    metrics, text = evaluate(oracle, dataset, progress=False, pictures=out, threshold=threshold)
+    pictures = ["confusion.png", "errors.png", "precision_recall.png", "sizes.png"]
+    assert sorted(file.name for file in out.iterdir()) == sorted([*pictures, "numbers.json"])
+    numbers = json.loads((out / "numbers.json").read_text())
+    assert numbers["metrics"] == pytest.approx(metrics, abs=1e-5)
+    assert [(c["id"], c["name"]) for c in numbers["categories"]] == [
+        (3, "cat"), (7, "dog"), (90, "toothbrush")]  # fmt: skip
+    curves = numbers["precision_recall"]
+    assert sum(curves["AP_by_threshold"]) / 10 == pytest.approx(metrics["AP"], abs=1e-4)
+    assert curves["AP_by_threshold"][0] == pytest.approx(metrics["AP50"], abs=1e-4)
+    assert len(curves["by_category"]) == 3 and len(curves["by_category"][0]) == 101
+    expected = {"relabelled": {"correct": 3, "wrong class": 1}, "none sure": {"missed": 4}}[answers]
+    assert {kind: n for kind, n in numbers["counts"].items() if n} == expected
+    assert len(numbers["errors"]) == 4 - expected.get("correct", 0)
+    assert sum(map(sum, numbers["confusion"]["counts"])) == 4
+    assert f"detections that score {threshold} or more" in text and str(out) in text
+    if answers == "relabelled":
+        (error,) = numbers["errors"]
+        assert (error["image_id"], error["label"], error["true_label"]) == (5, 7, 90)
+        assert error["true_box"] == [80, 70, 120, 115] and error["box"] == [84, 74, 124, 119]
+
+
+def test_a_folder_that_cannot_be_made_is_known_before_anything_runs(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    oracle = Oracle(dataset)
+    with pytest.raises(OSError, match="file"):
+        evaluate(oracle, dataset, progress=False, pictures=tmp_path / "file")
+    assert oracle.sizes == []
 
 
 def test_shifted_boxes_score_less_and_far_ones_nothing(dataset):
