@@ -9,8 +9,10 @@ from ddetr_edu.viz.style import (
     NotebookFigure,
     as_array,
     as_picture,
+    corners_of,
     draw_box,
     faded,
+    frame_around,
     in_pixels,
     row_of_panels,
     show_picture,
@@ -66,7 +68,7 @@ def plot_layers(
     leaving = [None if box is None else in_pixels(box, pixels) for box in leaving]
     points = locations * size
     low, high = frame_around(
-        [*points.reshape(-1, 2), *corners_of(entering), *corners_of(leaving)], size
+        [*points.reshape(-1, 2), *corners_of(entering), *corners_of(leaving)], pixels
     )
     frame = high - low
     figure, panels = row_of_panels(n_layers, frame[1] / frame[0])
@@ -80,7 +82,7 @@ def plot_layers(
         for level in range(n_levels):
             of = levels == level
             dots = axis.scatter(
-                *here[of].T, s=8 + 90 * counts[of] / weights.max(), c=counts[of], cmap=WEIGHT_MAP,
+                *here[of].T, s=9 + 100 * counts[of], c=counts[of], cmap=WEIGHT_MAP,
                 vmin=0, vmax=weights.max(), marker=LEVEL_MARKS[level % len(LEVEL_MARKS)],
                 edgecolors="black", linewidths=0.5, zorder=3,
             )  # fmt: skip
@@ -89,7 +91,7 @@ def plot_layers(
             draw_box(axis, leaving[i], colour="#D55E00", lw=2)
         beyond = counts[((here < low) | (here > high)).any(-1)].sum() / counts.sum()
         note = f"; {beyond:.0%} of its weight beyond" if beyond >= 0.005 else ""
-        axis.set_title(names[i] + note, fontsize=10)
+        axis.set_title(names[i] + note, fontsize=9)
         axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
         drawn.append(
             {"entering": entering[i], "leaving": leaving[i], "locations": here, "weights": counts,
@@ -111,24 +113,3 @@ def plot_layers(
     if title:
         figure.suptitle(title, fontsize=11)
     return figure, drawn
-
-
-def corners_of(boxes: list[np.ndarray | None]) -> list[np.ndarray]:
-    """The corners (x, y) of boxes (x1, y1, x2, y2), and points (x, y) as they are."""
-    return [corner for box in boxes if box is not None for corner in box.reshape(-1, 2)]
-
-
-def frame_around(points: list[np.ndarray], size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a picture worth showing: around the points, at least a quarter of its long side.
-
-    It ends a tenth of the picture beyond its border, however far outside the points lie.
-
-    points: of (x, y) in pixels;  size: (W, H)
-    Returns: the upper left and the lower right corner, (x, y) each.
-    """
-    low, high = np.min(points, axis=0), np.max(points, axis=0)
-    margin = 0.06 * (high - low).max()
-    low, high = low - margin, high + margin
-    grow = np.maximum(size.max() / 4 - (high - low), 0) / 2
-    low, high = low - grow, high + grow
-    return np.maximum(low, -0.1 * size), np.minimum(high, 1.1 * size)

@@ -43,6 +43,7 @@ def plot_levels_by_size(
                   mec="black", mew=0.6, label=name)  # fmt: skip
     axis.axhline(1 / shares.shape[1], color=ink(), lw=0.8, ls=":", label="all levels alike")
     axis.set_xscale("log", base=2)
+    axis.set_xlim(sides[0] / 1.3, sides[-1] * 1.3)
     axis.xaxis.set_major_formatter("{x:.0f}")
     axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axis.set(xlabel="side of a square as large as the object's box, px", ylim=(0, None),

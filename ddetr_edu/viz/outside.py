@@ -5,6 +5,7 @@ import numpy as np
 from ddetr_edu.viz.style import NotebookFigure, as_array, as_picture, faded, ink
 
 REACH = 0.5  # how much of a picture's size beyond its border is drawn
+CELLS = 64  # along each side of the density
 CLAY = (0.84, 0.37, 0.0)  # of the places; shows on light and on dark paper
 
 
@@ -42,27 +43,31 @@ def plot_outside(
     )
     # Where a level gets no weight at all, there is nothing to lose.
     lost = np.nan_to_num(lost)
-    density, beyond = np.zeros((120, 120)), 0
+    density, beyond = np.zeros((CELLS, CELLS)), 0
     low, high = -REACH, 1 + REACH
     for place, weight in zip(locations, weights, strict=True):
         x, y = place.reshape(-1, 2).T
         share = weight.ravel() / weight.sum()
-        density += np.histogram2d(y, x, 120, [[low, high]] * 2, weights=share)[0]
+        density += np.histogram2d(y, x, CELLS, [[low, high]] * 2, weights=share)[0]
         beyond += int(((x < low) | (x > high) | (y < low) | (y > high)).sum())
 
     n_rows, n_levels = lost.shape
-    figure = NotebookFigure(7.2 + 0.55 * n_levels, max(5 * height / width, 0.34 * n_rows) + 0.9)
-    left, right = figure.subplots(1, 2, width_ratios=[5, 0.55 * n_levels + 0.3])
+    wide = 5.0 if width >= height else 3.8
+    figure = NotebookFigure(
+        wide + 2.2 + 0.55 * n_levels, max(wide * height / width, 0.34 * n_rows) + 0.9
+    )
+    left, right = figure.subplots(1, 2, width_ratios=[wide, 0.55 * n_levels + 0.3])
     extent = (low * width, high * width, high * height, low * height)
     left.imshow(faded(pixels), extent=(0, width, height, 0))
     strength = (density / density.max()) ** 0.35
-    left.imshow(np.dstack([np.broadcast_to(CLAY, (120, 120, 3)), 0.9 * strength]), extent=extent)
+    places = np.dstack([np.broadcast_to(CLAY, (CELLS, CELLS, 3)), 0.9 * strength])
+    left.imshow(places, extent=extent, interpolation="bilinear")
     left.plot([0, width, width, 0, 0], [0, 0, height, height, 0], color=ink(), lw=1.5)
     left.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")
     left.spines[:].set_alpha(0.3)
     total = np.mean([(o * w).sum() / w.sum() for o, w in zip(out, weights, strict=True)])
-    more = f"; {beyond} points lie farther out" if beyond else ""
-    left.set_title(f"{total:.1%} of the weight lies outside the frame{more}", fontsize=10)
+    more = f"; {beyond} points are farther out" if beyond else ""
+    left.set_title(f"{total:.1%} of the weight lies outside{more}", fontsize=10)
     right.imshow(lost, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
     for layer, level in np.ndindex(lost.shape):
         right.text(level, layer, f"{lost[layer, level]:.0%}", ha="center", va="center", fontsize=9,

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from ddetr_edu.viz.labels import label_boxes
 from ddetr_edu.viz.style import (
     COLOURS,
     NotebookFigure,
@@ -63,17 +64,12 @@ def plot_paths(
         axis.plot(*centres[q].T, "-", color=colour, lw=1.5, path_effects=rim, zorder=5)
         axis.plot(*centres[q, 1:].T, ".", color=colour, ms=6, zorder=6)
         axis.plot(*centres[q, 0], "o", mfc="white", mec=colour, mew=1.8, ms=7, zorder=6)
-        if texts is not None:
-            x1, y1 = corners[-1, q, :2].clip(0, (width, height))
-            above = y1 > 0.05 * height
-            axis.annotate(
-                texts[q], (x1, y1), xytext=(1, 3 if above else -3), textcoords="offset points",
-                fontsize=8, va="bottom" if above else "top", color="black", zorder=7,
-                bbox=dict(facecolor="white", edgecolor=colour, pad=1.2, alpha=0.9),
-            )  # fmt: skip
     seen = np.concatenate([centres.reshape(-1, 2), [[0, 0], [width, height]]])
     low, high = seen.min(0) - 2, seen.max(0) + 2
     axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
+    if texts is not None:
+        visible = corners[-1].clip(0, (width, height, width, height))
+        label_boxes(axis, visible, texts, [COLOURS[q % 5] for q in range(len(texts))])
     grey = dict(color="0.35")
     handles = [Line2D([], [], ls="", marker="o", mfc="white", mec="0.35", mew=1.8, ms=7,
                       label="where it begins")]  # fmt: skip

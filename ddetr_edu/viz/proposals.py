@@ -47,13 +47,8 @@ def plot_proposals(
             f"objectness has shape {objectness.shape} and boxes {boxes.shape}, but levels "
             f"{spatial_shapes} have S = {starts[-1]} tokens: (S,) and (S, 4); pick an image first"
         )
-    figure, panels = row_of_panels(
-        len(spatial_shapes) + 1,
-        height / width,
-        columns=5,
-        header=0.45,
-        around=0.4 if title else 0.1,
-    )
+    count = len(spatial_shapes) + 1
+    figure, panels = row_of_panels(count, height / width, columns=5, header=0.45, around=0.4)
     maps, places = [], []
     for level, (axis, (rows, columns)) in enumerate(zip(panels, spatial_shapes, strict=False)):
         start, end = starts[level : level + 2]

@@ -8,7 +8,9 @@ from ddetr_edu.viz.style import (
     NotebookFigure,
     as_array,
     as_picture,
+    corners_of,
     draw_box,
+    frame_around,
     in_pixels,
     row_of_panels,
     show_picture,
@@ -84,7 +86,10 @@ def plot_reading(
         maps = [sum(level) for level in zip(*(maps for maps, _ in each), strict=True)]
         each = [*each, (maps, sum(outside for _, outside in each))]
         names, boxes = [*names, "all layers"], [*boxes, boxes[-1]]
-    figure, panels = row_of_panels(len(each), height / width, header=0.45, around=0.4)
+    points = [as_array(l).reshape(-1, 2) * (width, height) for l in locations]
+    low, high = frame_around([*np.concatenate(points), *corners_of(boxes)], pixels)
+    frame = high - low
+    figure, panels = row_of_panels(len(each), frame[1] / frame[0], header=0.45, around=0.4)
     drawn = []
     for axis, (maps, outside), name, box in zip(panels, each, names, boxes, strict=True):
         density = sum(
@@ -102,6 +107,7 @@ def plot_reading(
         )
         if box is not None:
             draw_box(axis, box, colour="white", lw=1.3)
+        axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
         inside = np.array([counted.sum() for counted in maps])
         total = inside.sum() + outside.sum()
         levels = ", ".join(f"{share:.0%}" for share in inside / total)

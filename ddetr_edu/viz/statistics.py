@@ -97,10 +97,10 @@ def plot_statistics(
     figure = NotebookFigure(11, 0.52 * len(rows) + 1.3 + 0.2 * len(shown))
     axes = figure.subplots(1, 3, sharey=True)
     columns = (
-        ("reaches", "reach", "how far it looks, 1 is the initial star", np.geomspace(1 / 32, 64, 67)),
+        ("reaches", "reach", "how far it looks; 1: the first star", np.geomspace(2**-5, 2**6, 67)),
         ("counts", "points", f"points that count, of {most}", np.linspace(1, most, 67)),
         (None, "outside", "weight outside the picture", None),
-    )  # fmt: skip
+    )
     for axis, (all_of, by_head, label, bins) in zip(axes, columns, strict=True):
         for i, row in enumerate(rows):
             colour = COLOURS[0] if "encoder" in row["name"] else COLOURS[1]

@@ -113,6 +113,28 @@ def draw_box(axis: Axes, box: np.ndarray, colour: str = "black", lw: float = 1.6
     axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], lw=lw, ls=ls, **style)
 
 
+def corners_of(boxes: list[np.ndarray | None]) -> list[np.ndarray]:
+    """The corners (x, y) of boxes (x1, y1, x2, y2), and points (x, y) as they are."""
+    return [corner for box in boxes if box is not None for corner in box.reshape(-1, 2)]
+
+
+def frame_around(points: list[np.ndarray], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a picture worth showing: around the points, at least a quarter of its long side.
+
+    It ends a tenth of the picture beyond its border, however far outside the points lie.
+
+    points: of (x, y) in pixels;  picture: (H, W, 3)
+    Returns: the upper left and the lower right corner, (x, y) each.
+    """
+    size = np.array(picture.shape[1::-1])  # (W, H)
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    margin = 0.06 * (high - low).max()
+    low, high = low - margin, high + margin
+    grow = np.maximum(size.max() / 4 - (high - low), 0) / 2
+    low, high = low - grow, high + grow
+    return np.maximum(low, -0.1 * size), np.minimum(high, 1.1 * size)
+
+
 def row_of_panels(
     count: int,
     aspect: float,
@@ -128,8 +150,8 @@ def row_of_panels(
     beside: what a colour bar takes at the right;  around: title and legend, above and below
     Returns: the figure and its panels, in order.
     """
-    columns = min(count, columns)
     rows = -(-count // columns)
+    columns = -(-count // rows)  # six panels make two rows of three, not four and two
     figure = NotebookFigure(width * columns + beside, rows * (width * aspect + header) + around)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for empty in panels[count:]:
