@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from ddetr_edu.seen import Drawn, Seen
 
+LARGE = 200_000  # bytes of a PNG; a gallery of 13 should stay below 3 MB
+
 
 @dataclass(frozen=True)
 class Exhibit:
@@ -142,9 +144,11 @@ def write_gallery(out: Path, seen: Seen, others: list[Seen], about: str) -> list
     return files
 
 
-def save_small(figure: Figure, path: Path, dpi: int = 100) -> None:
-    """Write a figure as PNG of 256 colours: of a photograph a third of the size, hard to tell."""
+def save_small(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG without empty edges; a large one, as of photographs, in 256 colours."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", pad_inches=0.08)
     full = PIL.Image.open(buffer).convert("RGB")
-    full.quantize(256, dither=PIL.Image.Dither.NONE).save(path, optimize=True)
+    if buffer.tell() > LARGE:
+        full = full.quantize(256, PIL.Image.Quantize.MEDIANCUT)
+    full.save(path, optimize=True)

@@ -73,7 +73,7 @@ class Seen:
         self, query: int | None = None, layer: int = -1, by: Literal["level", "head"] = "level"
     ) -> Drawn:
         """Where one query looks in one decoder layer: a panel for each level, or for each head."""
-        query, record = self._query(query), self._decoder()[layer]
+        query, record = self._query(query), self._layer(layer)
         place = self._place(query)
         return viz.plot_sampling_points(
             self.picture, record.reference_points[0, query], record.locations[0, query],
@@ -142,12 +142,14 @@ class Seen:
         layer: of the decoder's attentions, or of all if it is a name such as
             "encoder.layers.0.self_attn"
         """
-        record = self._decoder()[layer] if isinstance(layer, int) else self._named(layer)
+        record = self._layer(layer) if isinstance(layer, int) else self._named(layer)
         n_points = record.weights.shape[-1]
-        boxes = record.reference_points.shape[-1] == 4
+        # Around a box, offset P reaches its border.
+        one = n_points if record.reference_points.shape[-1] == 4 else 1
         return viz.plot_rose(
-            record.offsets[0], record.weights[0], initial_offsets(*record.weights.shape[2:]),
-            unit=f"box sides / {2 * n_points}" if boxes else "pixels of the point's level",
+            record.offsets[0] / one, record.weights[0],
+            initial_offsets(*record.weights.shape[2:]) / one, reach=n_points / one,
+            unit="pixels of the point's level" if one == 1 else "half box sides (1: the border)",
             title=f"{short(record.name)}: {record.weights.shape[1]} queries",
         )  # fmt: skip
 
@@ -158,12 +160,12 @@ class Seen:
             kept = seen._kept()
             x1, y1, x2, y2 = seen.found["boxes"][kept].unbind(-1)
             sides.append(((x2 - x1) * (y2 - y1)).sqrt().clamp(min=1))
-            of_query = seen._decoder()[layer].weights[0, seen.found["queries"][kept]]
+            of_query = seen._layer(layer).weights[0, seen.found["queries"][kept]]
             mass.append(of_query.sum((1, 3)))  # (n, M, L, P) -> (n, L)
         strides = [self.picture.shape[2] / w for _, w in self.records[0].spatial_shapes]
         return viz.plot_levels_by_size(
             torch.cat(sides), torch.cat(mass), strides,
-            title=f"{short(self._decoder()[layer].name)}: "
+            title=f"{short(self._layer(layer).name)}: "
             f"{count(sum(map(len, sides)), 'detection')} in {count(1 + len(others), 'picture')}",
         )  # fmt: skip
 
@@ -220,6 +222,14 @@ class Seen:
         if not records:
             raise ValueError(f"no attention of the {part} was recorded; look at more layers")
         return records
+
+    def _layer(self, layer: int) -> AttentionRecord:
+        records = self._decoder()
+        if not -len(records) <= layer < len(records):
+            raise ValueError(
+                f"layer {layer} does not exist; the decoder has 0 to {len(records) - 1}"
+            )
+        return records[layer]
 
     def _named(self, name: str) -> AttentionRecord:
         for record in self.records:

@@ -39,8 +39,9 @@ def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[s
         taken.append(areas[place])
         x, y, across, along = corners[place]
         if text:
+            step = (1 if across == "left" else -1, 2 if along == "bottom" else -2)
             axis.annotate(
-                text, (x, y),
-                xytext=(1 if across == "left" else -1, 2 if along == "bottom" else -2), textcoords="offset points", fontsize=FONT_SIZE, color="black", ha=across, va=along,
-                bbox=dict(facecolor="white", edgecolor=colour, pad=1.2, alpha=0.85), zorder=7,
+                text, (x, y), xytext=step, textcoords="offset points", fontsize=FONT_SIZE,
+                color="black", ha=across, va=along, zorder=7,
+                bbox=dict(facecolor="white", edgecolor=colour, pad=1.2, alpha=0.85),
             )  # fmt: skip

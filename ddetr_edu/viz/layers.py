@@ -97,7 +97,8 @@ def plot_layers(
             {"entering": entering[i], "leaving": leaving[i], "locations": here, "weights": counts,
              "levels": levels, "beyond": beyond}
         )  # fmt: skip
-    figure.colorbar(dots, ax=panels, label="weight (a head's points sum to 1)", aspect=28, pad=0.01)
+    bar = figure.colorbar(dots, ax=panels, aspect=30, pad=0.01)
+    bar.set_label("weight; a head's sum to 1", fontsize=9)
     plain = dict(color="0.6", mec="black", mew=0.5, ls="", ms=7)
     handles = [
         Line2D([], [], marker=LEVEL_MARKS[l % len(LEVEL_MARKS)], label=f"level {l}", **plain)

@@ -47,7 +47,7 @@ def plot_paths(
     centres = in_pixels(centres, pixels).transpose(1, 0, 2)
     first, corners = in_pixels(references, pixels), in_pixels(boxes, pixels)
     moved = np.linalg.norm(np.diff(centres, axis=1), axis=-1)
-    wide = 7.0 if width >= height else 5.5
+    wide = 7.0 if width >= height else 6.0
     figure = NotebookFigure(wide, wide * height / width + (0.75 if title else 0.4))
     axis = figure.subplots()
     show_picture(axis, faded(pixels))

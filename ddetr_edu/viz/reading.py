@@ -115,7 +115,7 @@ def plot_reading(
                        fontsize=9)  # fmt: skip
         drawn.append({"maps": maps, "inside": inside, "outside": outside})
     bar = figure.colorbar(image, ax=panels, aspect=28, pad=0.01, ticks=[0, 0.5, 1])
-    bar.set_label("weight per area, of the most in its panel")
+    bar.set_label("weight per area, of its panel's most", fontsize=9)
     bar.set_ticklabels(["0", "1/4", "all"])
     bar.solids.set_alpha(1)
     if title:
