@@ -150,5 +150,6 @@ def save_small(figure: Figure, path: Path) -> None:
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", pad_inches=0.08)
     full = PIL.Image.open(buffer).convert("RGB")
     if buffer.tell() > LARGE:
-        full = full.quantize(256, PIL.Image.Quantize.MEDIANCUT)
+        colours = full.quantize(256, PIL.Image.Quantize.MAXCOVERAGE)
+        full = full.quantize(palette=colours)
     full.save(path, optimize=True)

@@ -9,8 +9,8 @@ FONT_SIZE = 8  # points
 def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[str]) -> None:
     """Write a text at each box, at the first of its corners where no other text stands yet.
 
-    That is above the upper left one, unless the panel's upper edge leaves no room; where every
-    corner is taken, it is written there all the same.
+    That is above the upper left one, unless the panel's upper edge leaves no room. Where every
+    corner is taken, as by the boxes of a crowd, it is left out.
 
     boxes: (n, 4) (x1, y1, x2, y2) in the panel's own units, y down;  texts, colours: (n,)
     """
@@ -32,10 +32,15 @@ def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[s
         ]  # the upper left and the lower right corner of the text
         free = [
             n for n, (low, high) in enumerate(areas)
-            if (low >= (left, top)).all() and (high <= (right, bottom)).all()
-            and not any((low < b).all() and (a < high).all() for a, b in taken)
+            if not any((low < b).all() and (a < high).all() for a, b in taken)
         ]  # fmt: skip
-        place = free[0] if free else 0
+        if not free:
+            continue
+        inside = [
+            n for n in free
+            if (areas[n][0] >= (left, top)).all() and (areas[n][1] <= (right, bottom)).all()
+        ]  # fmt: skip
+        place = (inside or free)[0]
         taken.append(areas[place])
         x, y, across, along = corners[place]
         if text:

@@ -48,7 +48,7 @@ def plot_proposals(
             f"{spatial_shapes} have S = {starts[-1]} tokens: (S,) and (S, 4); pick an image first"
         )
     count = len(spatial_shapes) + 1
-    figure, panels = row_of_panels(count, height / width, columns=5, header=0.45, around=0.4)
+    figure, panels = row_of_panels(count, height / width, header=0.45, around=0.4)
     maps, places = [], []
     for level, (axis, (rows, columns)) in enumerate(zip(panels, spatial_shapes, strict=False)):
         start, end = starts[level : level + 2]
@@ -62,8 +62,8 @@ def plot_proposals(
             of_level, extent=(0, width, height, 0), cmap=WEIGHT_MAP, vmin=0, vmax=objectness.max(),
             alpha=0.3 + 0.5 * of_level / objectness.max(), interpolation="nearest",
         )  # fmt: skip
-        size = float(np.clip(2 * width / columns * 0.35, 4, 9))
-        axis.plot(*places[-1].T, "o", mfc="none", mec="white", mew=1.3, ms=size)
+        size = float(np.clip(150 / columns, 2.2, 9))  # in points: smaller than a token, if visible
+        axis.plot(*places[-1].T, "o", mfc="none", mec="white", mew=min(1.3, size / 3), ms=size)
         axis.set_title(f"level {level}: {rows} x {columns}\n{len(here)} of {len(chosen)} queries",
                        fontsize=9)  # fmt: skip
     best_boxes = in_pixels(boxes[chosen[:best]], pixels)

@@ -131,7 +131,9 @@ def frame_around(points: list[np.ndarray], picture: np.ndarray) -> tuple[np.ndar
     margin = 0.06 * (high - low).max()
     low, high = low - margin, high + margin
     grow = np.maximum(size.max() / 4 - (high - low), 0) / 2
-    low, high = low - grow, high + grow
+    # What is grown for the sake of size alone stays inside the picture.
+    low = np.maximum(low - grow, np.minimum(low, 0))
+    high = np.minimum(high + grow, np.maximum(high, size))
     return np.maximum(low, -0.1 * size), np.minimum(high, 1.1 * size)
 
 
