@@ -191,7 +191,7 @@ class Seen:
             raise ValueError("this model has one stage: its encoder proposes nothing")
         (proposals,) = self.records.proposals
         return viz.plot_proposals(
-            self.picture, proposals.logits[0, :, 0].sigmoid(), self.records[0].spatial_shapes,
+            self.picture, proposals.promise[0].sigmoid(), self.records[0].spatial_shapes,
             proposals.boxes[0], proposals.chosen[0], best,
         )  # fmt: skip
 

@@ -35,7 +35,8 @@ class DecoderRecord:
 class ProposalRecord:
     """What the encoder of a two-stage model proposed in one forward pass. Tensors are detached."""
 
-    logits: Tensor  # (N, S, K) of every token; class 0 means "object"
+    logits: Tensor  # (N, S, K) of every token
+    promise: Tensor  # (N, S), the logit by which tokens are chosen; officially that of class 0
     boxes: Tensor  # (N, S, 4) (cx, cy, w, h), fractions of the picture without its padding
     chosen: Tensor  # (N, Lq), the token that each query began at
 
@@ -89,8 +90,10 @@ def capture(
         if being_recomputed():
             return
         queries, (logits, boxes) = output
-        best = logits[..., 0].detach().topk(queries.content.shape[1], dim=1).indices
-        captured.proposals.append(ProposalRecord(logits.detach(), boxes.detach(), best))
+        by_class = getattr(module, "token_queries", False)  # then any class makes a token promising
+        promise = (logits.amax(-1) if by_class else logits[..., 0]).detach()
+        chosen = promise.topk(queries.content.shape[1], dim=1).indices
+        captured.proposals.append(ProposalRecord(logits.detach(), promise, boxes.detach(), chosen))
 
     handles = []
     for module in model.modules():

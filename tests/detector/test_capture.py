@@ -114,9 +114,9 @@ def test_the_decoder_layer_by_layer(build, batch, changes):
     chosen = proposals.boxes.gather(1, proposals.chosen[..., None].expand(-1, -1, 4))
     assert torch.equal(chosen, decoder.references[0])
     left_out = torch.ones(proposals.logits.shape[:2]).scatter(1, proposals.chosen, 0).bool()
-    objectness = proposals.logits[..., 0]
     for n in range(2):
-        assert objectness[n, proposals.chosen[n]].min() >= objectness[n, left_out[n]].max()
+        promise = proposals.promise[n]
+        assert promise[proposals.chosen[n]].min() >= promise[left_out[n]].max()
 
 
 @pytest.mark.parametrize(
