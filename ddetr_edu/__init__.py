@@ -10,7 +10,7 @@ course      the exercises' checks and solutions
 import importlib
 from typing import TYPE_CHECKING
 
-from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, capture, ms_deform_attn
+from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, ms_deform_attn
 
 if TYPE_CHECKING:
     from ddetr_edu.detector import (
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         DeformableDETRConfig,
         DETRConfig,
         Predictions,
+        capture,
     )
+    from ddetr_edu.seen import Seen, look
     from ddetr_edu.training import Detector, load
 
 __version__ = "0.1.0"
@@ -32,9 +34,11 @@ __all__ = [
     "Detector",
     "MSDeformAttn",
     "Predictions",
+    "Seen",
     "backends",
     "capture",
     "load",
+    "look",
     "ms_deform_attn",
 ]
 
@@ -45,8 +49,11 @@ _LATE = {
     "DeformableDETR": "ddetr_edu.detector",
     "DeformableDETRConfig": "ddetr_edu.detector",
     "Predictions": "ddetr_edu.detector",
+    "Seen": "ddetr_edu.seen",
+    "capture": "ddetr_edu.detector",
     "Detector": "ddetr_edu.training",
     "load": "ddetr_edu.training",
+    "look": "ddetr_edu.seen",
 }
 
 

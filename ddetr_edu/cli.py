@@ -31,6 +31,8 @@ from ddetr_edu.data.coco import split_names
 from ddetr_edu.data.stats import by_frequency, table
 from ddetr_edu.detector import DETR
 from ddetr_edu.doctor import examine
+from ddetr_edu.gallery import write_gallery
+from ddetr_edu.seen import look
 from ddetr_edu.training import TrainConfig, load, load_picture, save, train
 from ddetr_edu.training.evaluate import evaluate
 from ddetr_edu.training.export import export_onnx
@@ -254,6 +256,41 @@ def run_inspect(
     write_figure(figure, out or Path("runs/inspect") / f"{picture.stem}.png")
 
 
+def run_gallery(
+    pictures: Positional[tuple[Path, ...]] = (),
+    checkpoint: Path = CHECKPOINT,
+    threshold: float = 0.5,
+    out: Path = Path("runs/gallery"),
+) -> None:
+    """Draw everything there is to see of a detector: PNGs in a folder, and a page to read them by.
+
+    Args:
+        pictures: The first is looked at, all are counted; 24 generated scenes no training saw if
+            none is given, of which that with the most detections is looked at.
+        checkpoint: What `ddetr train` left behind, an official .pth or a Hugging Face folder.
+        threshold: Leave out detections that score less.
+        out: The folder to write; the page is beside it, OUT.md.
+    """
+    detector = load(checkpoint)
+    decoder = functools.partial(look, detector, threshold=threshold, layers="decoder*")
+    if pictures:
+        chosen, what = open_upright(pictures[0]), pictures[0].name
+        others = [decoder(open_upright(picture)) for picture in pictures[1:]]
+    else:
+        scenes = [decoder(scene) for scene, _ in held_out_scenes(24)]
+        best = max(scenes, key=lambda seen: int((seen.found["scores"] >= threshold).sum()))
+        chosen, what = best.picture, "a generated scene that no training saw"
+        others = [seen for seen in scenes if seen is not best]
+    config = detector.model.config
+    about = (
+        f"A model of {config.n_encoder_layers} encoder and {config.n_decoder_layers} decoder "
+        f"layers, {config.n_heads} heads, {config.n_levels} levels and {config.n_points} points, "
+        f"`{checkpoint.name}`, looks at {what}."
+    )
+    for file in write_gallery(out, look(detector, chosen, threshold), others, about):
+        print(f"wrote {file}")
+
+
 def run_convert(
     source: Positional[Path], to: Literal["official", "huggingface", "ours"], out: Path
 ) -> None:
@@ -376,6 +413,7 @@ COMMANDS: dict[str, Callable] = {
     "eval": run_eval,
     "predict": run_predict,
     "inspect": run_inspect,
+    "gallery": run_gallery,
     "convert": run_convert,
     "export": run_export,
 }

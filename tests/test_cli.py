@@ -192,6 +192,18 @@ def test_data_check_reports_every_fault_and_ends_with_their_number(run, tmp_path
     assert err.splitlines()[-1].endswith("mine has 2 faults; the report names them and what to do")
 
 
+def test_gallery_writes_a_page_and_its_pictures(run, tmp_path):
+    code, out, err = run(f"gallery {{folder}}/noise.png {{folder}}/noise.png {WITH} --out docs/all")
+    assert code == 0 and err == "" and out.splitlines()[-1] == "wrote docs/all.md"
+    page = (tmp_path / "docs/all.md").read_text()
+    pictures = sorted((tmp_path / "docs/all").iterdir())
+    assert len(pictures) == 12 and all(is_png(p) for p in pictures)  # one stage has no proposals
+    assert all(f"(all/{p.name})" in page for p in pictures) and "proposals" not in page
+    assert "`c.pt`, looks at noise.png" in page and str(tmp_path) not in page
+    code, _, err = run(f"gallery nothing.png {WITH}")
+    assert code == 1 and "there is no picture at nothing.png" in err
+
+
 def test_a_detr_trains_evaluates_and_predicts_but_has_no_points_to_inspect(run, tmp_path):
     code, out, _ = run(
         "train --data {folder}/shapes --preset detr_tiny --steps 2 --batch 2 --device cpu "
@@ -214,7 +226,10 @@ def test_doctor(run):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert", "export"]),
+        (
+            "--help",
+            ["doctor", "train", "eval", "predict", "inspect", "gallery", "convert", "export"],
+        ),
         ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "coco", "check", "stats"]),
         ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--resume"]),
@@ -237,7 +252,7 @@ WITH = "--checkpoint {folder}/c.pt"
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "doctor, train, eval, predict, inspect, convert, export"),
+        ("", "doctor, train, eval, predict, inspect, gallery, convert, export"),
         ("data", "shapes, coco, check, stats"),
         ("fly", "fly"),
         ("data fly", "fly"),

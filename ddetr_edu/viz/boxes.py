@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from ddetr_edu.viz.labels import label_boxes
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_picture
 
 
@@ -40,18 +41,12 @@ def plot_boxes(
     figure = NotebookFigure(6, 6 * height / width + (0.4 if title else 0.1))
     axis = figure.subplots()
     axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
-    for (x1, y1, x2, y2), label, text in zip(boxes, labels, texts, strict=True):
+    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
         colour = COLOURS[int(label) % len(COLOURS)]
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="white", lw=3))
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1.6))
-        # Above the box, or inside it where the picture's upper edge leaves no room.
-        fits_above = y1 > 0.06 * height
-        axis.annotate(
-            text, (x1, y1), xytext=(1, 2 if fits_above else -2), textcoords="offset points",
-            fontsize=8, color="black", va="bottom" if fits_above else "top",
-            bbox=dict(facecolor="white", edgecolor=colour, pad=1.2, alpha=0.85),
-        )  # fmt: skip
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    label_boxes(axis, boxes, texts, [COLOURS[int(label) % len(COLOURS)] for label in labels])
     if title:
         axis.set_title(title, fontsize=10)
     return figure, {"boxes": boxes, "texts": np.array(texts)}

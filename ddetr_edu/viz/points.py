@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import WEIGHT_MAP, NotebookFigure, as_array, as_picture
+from ddetr_edu.viz.style import WEIGHT_MAP, NotebookFigure, as_array, as_picture, faded
 
 
 def plot_sampling_points(
@@ -77,7 +77,7 @@ def plot_sampling_points(
         order = np.argsort(counts)  # heavy points on top
         here, counts = here[order], counts[order]
         reference = references[min(level, len(references) - 1)] * scale
-        axis.imshow(_faded(pixels), extent=(0, width, height, 0), interpolation="nearest")
+        axis.imshow(faded(pixels), extent=(0, width, height, 0), interpolation="nearest")
         axis.add_patch(Rectangle((0, 0), width, height, fill=False, color="0.4", lw=0.8))
         if by == "level" and spatial_shapes is not None:
             _draw_grid(axis, spatial_shapes[level], width, height)
@@ -111,12 +111,6 @@ def plot_sampling_points(
     if title:
         figure.suptitle(title, fontsize=11)
     return figure, drawn
-
-
-def _faded(pixels: np.ndarray) -> np.ndarray:
-    """The picture paler and greyer, so that dots of any colour stand out from it."""
-    grey = pixels.mean(axis=-1, keepdims=True)
-    return 0.35 + 0.65 * (0.6 * pixels + 0.4 * grey)
 
 
 def _draw_grid(axis, shape: tuple[int, int], width: int, height: int) -> None:

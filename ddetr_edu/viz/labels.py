@@ -1,0 +1,52 @@
+"""Texts at boxes, none on top of another."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+FONT_SIZE = 8  # points
+
+
+def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[str]) -> None:
+    """Write a text at each box, at the first of its corners where no other text stands yet.
+
+    That is above the upper left one, unless the panel's upper edge leaves no room. Where every
+    corner is taken, as by the boxes of a crowd, it is left out.
+
+    boxes: (n, 4) (x1, y1, x2, y2) in the panel's own units, y down;  texts, colours: (n,)
+    """
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    per_point = (right - left) / (72 * axis.figure.get_figwidth())
+    height, taken = 1.75 * FONT_SIZE * per_point, []
+    for (x1, y1, x2, y2), text, colour in zip(boxes, texts, colours, strict=True):
+        width = (0.68 * FONT_SIZE * len(text) + 6) * per_point  # of an average letter, and a margin
+        corners = [
+            (x1, y1, "left", "bottom"), (x1, y2, "left", "top"), (x2, y1, "right", "bottom"),
+            (x2, y2, "right", "top"), (x1, y1, "left", "top"), (x1, y2, "left", "bottom"),
+        ]  # fmt: skip
+        if y1 - top <= 0.06 * (bottom - top):
+            corners.insert(0, corners.pop(4))  # below the box's upper edge
+        areas = [
+            np.array([x - width * (across == "right"), y - height * (along == "bottom")])
+            + np.array([[0, 0], [width, height]])
+            for x, y, across, along in corners
+        ]  # the upper left and the lower right corner of the text
+        free = [
+            n for n, (low, high) in enumerate(areas)
+            if not any((low < b).all() and (a < high).all() for a, b in taken)
+        ]  # fmt: skip
+        if not free:
+            continue
+        inside = [
+            n for n in free
+            if (areas[n][0] >= (left, top)).all() and (areas[n][1] <= (right, bottom)).all()
+        ]  # fmt: skip
+        place = (inside or free)[0]
+        taken.append(areas[place])
+        x, y, across, along = corners[place]
+        if text:
+            step = (1 if across == "left" else -1, 2 if along == "bottom" else -2)
+            axis.annotate(
+                text, (x, y), xytext=step, textcoords="offset points", fontsize=FONT_SIZE,
+                color="black", ha=across, va=along, zorder=7,
+                bbox=dict(facecolor="white", edgecolor=colour, pad=1.2, alpha=0.85),
+            )  # fmt: skip

@@ -1,0 +1,58 @@
+"""Which level is read for which size of object."""
+
+import numpy as np
+
+from ddetr_edu.viz.style import COLOURS, LEVEL_MARKS, NotebookFigure, as_array, ink
+
+
+def plot_levels_by_size(
+    sides, mass, strides=None, title: str | None = None
+) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
+    """Draw the share of the weight that each level gets, against the size of the object found.
+
+    A mark is one object on one level; the lines are means over objects of similar size (an eighth
+    of them each, or fewer). Large objects read coarse levels if their lines rise to the right.
+
+    sides:   (n,), the side in px of a square as large as the object
+    mass:    (n, L), the weight on each level, in any unit
+    strides: (L,) px of the picture between two pixels of each level, for the legend
+    Returns: the figure, and "sides" (n,) in rising order, "shares" (n, L) with rows that sum to 1;
+        "mean_sides" (b,), "mean_shares" (b, L) of the lines.
+    Raises: ValueError if there is no object or the shapes do not fit.
+    """
+    sides, mass = as_array(sides), as_array(mass)
+    if mass.ndim != 2 or len(mass) != len(sides) or not len(sides):
+        raise ValueError(
+            f"sides has shape {sides.shape} and mass {mass.shape}; they are (n,) and (n, L) of at "
+            "least one object: lower the threshold if none was found"
+        )
+    order = np.argsort(sides, kind="stable")
+    sides, shares = sides[order], (mass / mass.sum(-1, keepdims=True))[order]
+    groups = np.array_split(np.arange(len(sides)), min(8, -(-len(sides) // 3)))
+    mean_sides = np.array([np.exp(np.log(sides[g]).mean()) for g in groups])
+    mean_shares = np.array([shares[g].mean(0) for g in groups])
+    figure = NotebookFigure(7.6, 4.2)
+    axis = figure.subplots()
+    for level in range(shares.shape[1]):
+        colour, mark = COLOURS[level % len(COLOURS)], LEVEL_MARKS[level % len(LEVEL_MARKS)]
+        name = f"level {level}" + (
+            "" if strides is None else f", a pixel every {strides[level]:.0f} px"
+        )
+        axis.plot(sides, shares[:, level], mark, color=colour, ms=4, alpha=0.35, mew=0)
+        axis.plot(mean_sides, mean_shares[:, level], mark, ls="-", color=colour, lw=2, ms=8,
+                  mec="black", mew=0.6, label=name)  # fmt: skip
+    axis.axhline(1 / shares.shape[1], color=ink(), lw=0.8, ls=":", label="all levels alike")
+    axis.set_xscale("log", base=2)
+    axis.set_xlim(sides[0] / 1.3, sides[-1] * 1.3)
+    axis.xaxis.set_major_formatter("{x:.0f}")
+    axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axis.set(xlabel="side of a square as large as the object's box, px", ylim=(0, None),
+             ylabel="share of the query's weight")  # fmt: skip
+    axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False,
+                  fontsize=9)  # fmt: skip
+    if title:
+        axis.set_title(title, fontsize=11)
+    return figure, {
+        "sides": sides, "shares": shares, "mean_sides": mean_sides, "mean_shares": mean_shares,
+    }  # fmt: skip
