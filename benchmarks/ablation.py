@@ -106,11 +106,10 @@ def plot(results: dict, path: Path) -> None:
     for place, name in enumerate(names):
         seeds = [100 * run["AP"] for run in results["runs"] if run["variant"] == name]
         if len(seeds) > 1:
-            axis.plot(seeds, [place] * len(seeds), "o", color="black", ms=3)
-        axis.text(max(seeds) + 1, place, f"{aps[place]:.1f}", va="center", fontsize=9)
+            axis.plot(seeds, [place] * len(seeds), "o", color="black", mec="white", ms=5)
+        axis.text(max(seeds) + 2, place, f"{aps[place]:.1f}", va="center", fontsize=9)
     axis.invert_yaxis()
-    axis.margins(x=0.1)
-    axis.set(xlabel=f"AP after {results['minutes']:g} minutes")
+    axis.set(xlabel=f"AP after {results['minutes']:g} minutes", xlim=(0, 100))
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 

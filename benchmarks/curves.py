@@ -40,7 +40,8 @@ from ddetr_edu.viz.style import COLOURS, NotebookFigure
 METHODS = {
     "Deformable DETR": dict(preset="tiny_two_stage"),
     "DETR": dict(preset="detr_tiny", optim=OptimConfig(lr=5e-4)),
-    "Faster R-CNN": dict(optim=OptimConfig(lr=1e-3)),
+    # After 120 steps: AP 6.4 with 5e-4, 8.7 with 1e-3, 10.0 with 2e-3.
+    "Faster R-CNN": dict(optim=OptimConfig(lr=2e-3)),
 }
 KEPT = ("AP", "AP50", "AP_S", "AP_M", "AP_L")
 

@@ -36,7 +36,8 @@ class Learner:
         precision: str = "fp32",
         ema: float | None = None,
     ):
-        self.detector, self.optim = detector, optim
+        # Convolutions are faster where the channels of a pixel lie side by side.
+        self.detector, self.optim = detector.to(memory_format=torch.channels_last), optim
         self.device = next(detector.parameters()).device
         self.parallel = distributed.started()
         # It averages the gradients of all processes as they are computed.
