@@ -28,7 +28,7 @@ class TrainConfig:
 
     batch: int = 8  # pictures at a time
     accumulate: int = 1  # batches whose gradients make one step
-    size: PictureSize = field(default_factory=lambda: PictureSize(192, 224))
+    size: PictureSize = field(default_factory=lambda: PictureSize(192, 224, multiple_of=32))
     augmentation: Literal["light", "official"] = "light"  # mirror; official: also cut out parts
     overfit: int | None = None  # learn this many training pictures by heart, evaluate on the same
     imagenet: bool = False  # start a ResNet from ImageNet weights (downloaded once)
