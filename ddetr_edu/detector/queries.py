@@ -86,9 +86,13 @@ class ProposedQueries(nn.Module):
         count = min(self.n_queries, memory.shape[1])
         best = logits[..., 0].topk(count, dim=1).indices  # (N, Lq)
         references = boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach()  # (N, Lq, 4)
-        placed = self.to_queries(sine_boxes(references, memory.shape[-1]))  # (N, Lq, 2C)
-        position, content = self.to_queries_norm(placed).chunk(2, dim=-1)
-        return Queries(content, position, references), (logits, boxes)
+        return self.starting_at(references), (logits, boxes)
+
+    def starting_at(self, references: Tensor) -> Queries:
+        """Queries that begin at given boxes, (N, Lq, 4) (cx, cy, w, h)."""
+        placed = self.to_queries(sine_boxes(references, self.to_queries.in_features // 2))
+        position, content = self.to_queries_norm(placed).chunk(2, dim=-1)  # each (N, Lq, C)
+        return Queries(content, position, references)
 
 
 def propose(padding_masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
