@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, capture, ms_deform_attn
 
 if TYPE_CHECKING:
+    from ddetr_edu.animation import animate_training
     from ddetr_edu.detector import (
         DETR,
         DeformableDETR,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         DETRConfig,
         Predictions,
     )
+    from ddetr_edu.inspector import explore, write_inspector
     from ddetr_edu.training import Detector, load
 
 __version__ = "0.1.0"
@@ -32,10 +34,13 @@ __all__ = [
     "Detector",
     "MSDeformAttn",
     "Predictions",
+    "animate_training",
     "backends",
     "capture",
+    "explore",
     "load",
     "ms_deform_attn",
+    "write_inspector",
 ]
 
 # torchvision and matplotlib take seconds to import; whoever wants only the attention need not wait.
@@ -46,7 +51,10 @@ _LATE = {
     "DeformableDETRConfig": "ddetr_edu.detector",
     "Predictions": "ddetr_edu.detector",
     "Detector": "ddetr_edu.training",
+    "animate_training": "ddetr_edu.animation",
+    "explore": "ddetr_edu.inspector",
     "load": "ddetr_edu.training",
+    "write_inspector": "ddetr_edu.inspector",
 }
 
 

@@ -205,7 +205,10 @@ def test_doctor(run):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("--help", ["doctor", "train", "eval", "predict", "inspect", "convert", "export"]),
+        (
+            "--help",
+            ["doctor", "train", "eval", "predict", "inspect", "animate", "convert", "export"],
+        ),
         ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "coco", "check", "stats"]),
         ("train --help", ["--minutes", "--steps", "--optim.lr", "--overfit", "--resume"]),
@@ -228,7 +231,7 @@ WITH = "--checkpoint {folder}/c.pt"
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "doctor, train, eval, predict, inspect, convert, export"),
+        ("", "doctor, train, eval, predict, inspect, animate, convert, export"),
         ("data", "shapes, coco, check, stats"),
         ("fly", "fly"),
         ("data fly", "fly"),

@@ -29,7 +29,9 @@ class Film:
         """
         path = Path(path)
         if path.suffix not in (".gif", ".png", ".mp4"):
-            raise ValueError(f"{path} cannot hold a film; choose a name ending in .gif, .png or .mp4")
+            raise ValueError(
+                f"{path} cannot hold a film; choose a name ending in .gif, .png or .mp4"
+            )
         if path.suffix == ".mp4" and not shutil.which("ffmpeg"):
             raise ValueError(f"{path} needs ffmpeg, which is not installed; write a .gif instead")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +48,12 @@ class Film:
 
     def _save_mp4(self, path: Path) -> None:
         width, height = self.pictures[0].size
-        command = ["ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-                   "-s", f"{width}x{height}", "-r", f"{1 / self.seconds}", "-i", "-",
-                   "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", str(path)]  # fmt: skip
+        # H.264 in the usual colours takes even sides only.
+        command = [
+            *("ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
+            *("-s", f"{width}x{height}", "-r", f"{1 / self.seconds}", "-i", "-"),
+            *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", str(path)),
+        ]
         last = self.pictures[-1]
         frames = b"".join(picture.tobytes() for picture in [*self.pictures, last, last])
         subprocess.run(command, input=frames, check=True)

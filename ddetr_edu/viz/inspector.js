@@ -170,7 +170,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   const bars = { level: make("div"), head: make("div") };
   const threshold = make("input", { type: "range", min: 0, max: 1, step: 0.001,
                                     "aria-label": "score at least" });
-  const layer = make("input", { type: "range", min: 1, max: layers, step: 1,
+  const layer = make("input", { type: "range", min: 0, max: last, step: 1,
                                 "aria-label": "decoder layer" });
   const said = { threshold: make("output"), layer: make("output") };
   const value = make("input", { type: "checkbox" });
@@ -241,15 +241,15 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     drawing.append(...rectangle(box, "leaving", "wide"));
 
     const points = visible().sort((a, b) => count(a) - count(b)); // heavy points on top
-    const all = its.points(query, chosen.layer);
-    const most = Math.max(1e-9, ...all.map(count));
-    const clamp = (value, low, size) => Math.min(low + size - unit, Math.max(low + unit, value));
+    const most = Math.max(1e-9, ...points.map(count));
+    const clamp = (value, low, size) => 
+      Math.min(low + size - 1.5 * unit, Math.max(low + 1.5 * unit, value));
     for (const p of points) {
       const share = count(p) / most;
       const [x, y] = [clamp(p.x, view.x, view.width), clamp(p.y, view.y, view.height)];
       p.dot = draw("path", {
         class: p.outside ? "dot outside" : "dot", d: SHAPES[p.level % SHAPES.length],
-        transform: `translate(${x} ${y}) scale(${unit * (0.35 + 1.0 * Math.sqrt(share))})`,
+        transform: `translate(${x} ${y}) scale(${unit * (0.3 + 0.75 * Math.sqrt(share))})`,
         ...(p.outside ? {} : { fill: colour(share) }),
         "data-head": p.head, "data-level": p.level, "data-point": p.number,
       });
@@ -294,8 +294,10 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   // One row of a panel of bars: what it is, a bar of parts, a number; a click chooses it.
   function row(panel, which, label, parts, total, note) {
     const chosenRow = chosen[panel] === which;
-    const bar = make("span", { class: "bar" }, ...parts.map(([share, off]) =>
-      make("i", { style: `width:${(100 * share) / (total || 1)}%`, class: off ? "off" : "" })));
+    const bar = make("span", { class: "bar" }, ...parts.map(([share, off], level) => make("i", {
+      style: `width:${(100 * share) / (total || 1)}%;opacity:${1 - (0.7 * level) / levels}`,
+      class: off ? "off" : "",
+    })));
     const button = make("button", {
       class: chosenRow ? "row chosen" : "row", "aria-pressed": chosenRow, [`data-${panel}`]: which,
       onclick: () => { chosen[panel] = which; update(); },
@@ -351,6 +353,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     const scale = make("span", { class: "scale",
                                  style: `background:linear-gradient(90deg,${PLASMA.join()})` });
     const counted = chosen.value ? "weight × value" : "weight";
+    const most = Math.max(0, ...drawn.map(count));
     const far = drawn.filter((p) => p.x !== p.seenX || p.y !== p.seenY).length;
     const [its, query] = now(chosen.query);
     const out = drawn.filter((p) => p.outside).reduce((sum, p) => sum + p.weight, 0);
@@ -360,7 +363,8 @@ function inspect(root, data, { keys = root, move = null } = {}) {
       ...(move ? [make("span", {}, "○ where the query starts: drag it")] : []),
       ...(its.reference(query, chosen.layer).box ? [make("span", {}, "╌ box entering the layer")] : []),
       make("span", {}, "━ box leaving it"),
-      make("span", {}, `dot: a point read, larger and brighter for more ${counted} `, scale),
+      make("span", {}, `dot: a point read, larger and brighter for more ${counted}: 0 `, scale,
+        ` ${most.toPrecision(2)}`),
       make("span", {}, `hollow: outside the picture, reads nothing (${percent(out / (all || 1))} of `
         + `the weight${far ? `; ${far} points lie beyond this frame` : ""})`));
   }
@@ -373,8 +377,8 @@ function inspect(root, data, { keys = root, move = null } = {}) {
       + `${score(chosen.query, l).toFixed(2)}`);
     story.textContent = `${data.title} · after layers 0 to ${last} it says ${path.join(" → ")}`;
     threshold.value = chosen.threshold;
-    layer.value = chosen.layer + 1;
-    said.layer.textContent = `${chosen.layer} of 0 to ${last}`;
+    layer.value = chosen.layer;
+    said.layer.textContent = `layer ${chosen.layer} of 0–${last}`;
     value.checked = chosen.value;
     reads.checked = chosen.reads;
     back.hidden = !other;
@@ -386,7 +390,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   }
 
   threshold.addEventListener("input", () => { chosen.threshold = Number(threshold.value); update(); });
-  layer.addEventListener("input", () => { chosen.layer = Number(layer.value) - 1; update(); });
+  layer.addEventListener("input", () => { chosen.layer = Number(layer.value); update(); });
   value.addEventListener("change", () => { chosen.value = value.checked; update(); });
   reads.addEventListener("change", () => { chosen.reads = reads.checked; update(); });
   back.addEventListener("click", () => { other = null; update(); });

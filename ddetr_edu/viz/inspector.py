@@ -109,7 +109,9 @@ def pack(values: np.ndarray, kind: str) -> dict:
         "kind": kind,
         "low": float(low),
         "high": float(high),
-        "bytes": base64.b64encode(values.astype(np.dtype(kind).newbyteorder("<")).tobytes()).decode(),
+        "bytes": base64.b64encode(
+            values.astype(np.dtype(kind).newbyteorder("<")).tobytes()
+        ).decode(),
     }
 
 

@@ -1,24 +1,21 @@
-"""One picture under a detector, to be walked through: in a page, in a notebook, over a training.
+"""One picture under a detector, to be walked through in a page or in a notebook.
 
-Everything here runs a model and hands plain arrays to `viz`, which draws them.
+Here the model runs; `viz` draws the plain arrays that it leaves.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
 from ddetr_edu.attention import MSDeformAttn, capture, ms_deform_attn
 from ddetr_edu.attention.locations import SpatialShapes
 from ddetr_edu.detector import DETR, make_batch
 from ddetr_edu.detector.queries import ProposedQueries, Queries
-from ddetr_edu.training import Detector, load, load_picture
+from ddetr_edu.training import Detector, load_picture
 from ddetr_edu.training.detector import Picture
-from ddetr_edu.training.files import CheckpointError, read
-from ddetr_edu.viz.animation import Film, film_of_training
 from ddetr_edu.viz.inspector import DecoderLook, inspector_data, pack_look, write_page
 from ddetr_edu.viz.points import plot_sampling_points
 
@@ -41,8 +38,11 @@ class Exploration:
         self.detector = detector.eval()
         self.model = detector.model
         self.picture = load_picture(picture)  # (3, H, W)
+        self.title = Path(picture).name if isinstance(picture, (str, Path)) else "a picture"
         entered = []
-        hook = self.model.decoder.register_forward_pre_hook(lambda _, inputs: entered.append(inputs))
+        hook = self.model.decoder.register_forward_pre_hook(
+            lambda _, inputs: entered.append(inputs)
+        )
         try:
             device = next(self.model.parameters()).device
             self.model(*make_batch([self.picture.to(device)], detector.size))
@@ -61,11 +61,16 @@ class Exploration:
 
     @torch.no_grad()
     def look(self, queries: Queries | None = None) -> DecoderLook:
-        """What the decoder does with its queries, or with others; one picture has no padding."""
+        """What the decoder does with its queries, or with others.
+
+        One picture has no padding: fractions of a level are fractions of the picture.
+        """
         memory, spatial_shapes, _, padding_mask, _ = self.surroundings
         layers = self.model.decoder.layers
         with capture(self.model.decoder) as records:
-            answers = self.model.decoder(queries or self.queries, *self.surroundings)
+            answers = self.model.decoder(
+                self.queries if queries is None else queries, *self.surroundings
+            )
         lengths = [
             value_lengths(layer.cross_attn, memory, spatial_shapes, record.locations)
             for layer, record in zip(layers, records, strict=True)
@@ -84,6 +89,10 @@ class Exploration:
                 torch.cat(lengths),
             )
         ))  # fmt: skip
+
+    def page_data(self, look: DecoderLook) -> dict:
+        """What the page shows of it, see `inspector_data`."""
+        return inspector_data(self.picture, look, self.spatial_shapes, self.names, self.title)
 
     @torch.no_grad()
     def moved(self, query: int, x: float, y: float) -> DecoderLook:
@@ -130,9 +139,8 @@ def write_inspector(path: str | Path, detector: Detector, picture: Picture) -> d
     Returns: what the page holds, see `inspector_data`.
     Raises: as `Exploration`.
     """
-    title = Path(picture).name if isinstance(picture, (str, Path)) else "a picture"
     seen = Exploration(detector, picture)
-    data = inspector_data(seen.picture, seen.look(), seen.spatial_shapes, seen.names, title)
+    data = seen.page_data(seen.look())
     write_page(path, data)
     return data
 
@@ -153,16 +161,14 @@ def explore(detector: Detector, picture: Picture):
 
     seen = Exploration(detector, picture)
     look = seen.look()
-    title = "a picture" if not isinstance(picture, (str, Path)) else Path(picture).name
-    data = inspector_data(seen.picture, look, seen.spatial_shapes, seen.names, title)
-    best = data["queries"][0]
-    figure, _ = plot_best(seen, look, best)
+    data = seen.page_data(look)
+    figure, _ = plot_query(seen, look, data["queries"][0])
     widget = inspector_widget(data, lambda *place: pack_look(seen.moved(*place)))
     display(figure)
     return widget
 
 
-def plot_best(seen: Exploration, look: DecoderLook, query: int):
+def plot_query(seen: Exploration, look: DecoderLook, query: int):
     """The sampling points of a query in the last layer, as `plot_sampling_points` draws them."""
     _, height, width = seen.picture.shape
     scale = np.array([width, height, width, height])
@@ -173,78 +179,3 @@ def plot_best(seen: Exploration, look: DecoderLook, query: int):
         look.weights[-1, query], spatial_shapes=seen.spatial_shapes, box=box,
         title=f"query {query}, decoder layer {len(look.weights) - 1}: {name} {score:.2f}",
     )  # fmt: skip
-
-
-def animate_training(
-    run: str | Path, picture: Picture, threshold: float = 0.3
-) -> tuple[Film, list[dict]]:
-    """One picture through every checkpoint of a run, oldest first, as a film.
-
-        film, frames = dd.animate_training("runs/train", "street.jpg"); film.save("training.gif")
-
-    Of each checkpoint the detections are drawn that score at least `threshold`, and the sampling
-    points of one object's query in the last layer. The object is the best detection of the newest
-    checkpoint; its query, in each, is the one whose box fits it best.
-
-    run: the folder of `ddetr train`; `--keep` says how many older checkpoints it leaves there
-    Returns: the film, and for each frame what `film_of_training` was given.
-    Raises: CheckpointError if the folder has no checkpoint; as `Exploration`.
-    """
-    looks = []
-    for path, step in checkpoints(Path(run)):
-        seen = Exploration(load(path), picture)
-        looks.append((step, seen, seen.look()))
-    _, seen, newest = looks[-1]
-    followed = newest.boxes[-1, newest.scores[-1].argmax()]
-    precision = precisions(Path(run))
-    frames = [
-        frame_of(step, seen, look, followed, threshold, precision.get(step))
-        for step, seen, look in looks
-    ]
-    return film_of_training(seen.picture, frames), frames
-
-
-def frame_of(
-    step: int, seen: Exploration, look: DecoderLook, followed: np.ndarray, threshold: float,
-    precision: float | None,
-) -> dict:  # fmt: skip
-    """What one frame of the film shows. followed: (4,) (cx, cy, w, h), fractions"""
-    _, height, width = seen.picture.shape
-    boxes = box_convert(torch.from_numpy(look.boxes[-1]), "cxcywh", "xyxy")  # (Lq, 4), fractions
-    goal = box_convert(torch.from_numpy(followed)[None], "cxcywh", "xyxy")
-    query = int(box_iou(boxes, goal).argmax())
-    shown = [int(q) for q in np.argsort(-look.scores[-1]) if look.scores[-1, q] >= threshold]
-    in_pixels = boxes.numpy() * [width, height, width, height]
-    return {
-        "step": step,
-        "AP": precision,
-        "boxes": in_pixels[shown],
-        "texts": [f"{seen.names[look.classes[-1, q]]} {look.scores[-1, q]:.2f}" for q in shown],
-        "box": in_pixels[query],
-        "reference": look.references[-1, query],
-        "locations": look.locations[-1, query],
-        "weights": look.weights[-1, query],
-    }
-
-
-def checkpoints(run: Path) -> list[tuple[Path, int]]:
-    """The checkpoints of a run and their steps, oldest first; of equal steps only one."""
-    found = {}
-    for path in [*run.glob("checkpoint-*.pt"), *run.glob("checkpoint.pt")]:
-        content = read(path)
-        if not isinstance(content, dict) or not isinstance(content.get("step"), int):
-            raise CheckpointError(f"{path} does not say its step; give the folder of a `ddetr train`")
-        found[content["step"]] = path
-    if not found:
-        raise CheckpointError(
-            f"{run} holds no checkpoint*.pt; give the --out folder of a `ddetr train`, which with "
-            "--keep 20 leaves twenty older checkpoints"
-        )
-    return [(found[step], step) for step in sorted(found)]
-
-
-def precisions(run: Path) -> dict[int, float]:
-    """The AP of each step at which a run was evaluated, as its log has it."""
-    log = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return {line["step"]: line["AP"] for line in lines if "AP" in line}
