@@ -95,8 +95,8 @@ def film_of_training(picture, frames: list[dict]) -> Film:
         left, right = figure.subplots(1, 2, width_ratios=(4.4, 3.2))
         draw_detections(left, pixels, frame, largest)
         draw_steps(right, step, as_array(frame["weights"]), reach, largest)
-        precision = "not evaluated" if frame["AP"] is None else f"AP {frame['AP']:.3f}"
-        figure.suptitle(f"step {frame['step']}: {precision}", fontsize=12)
+        precision = "" if frame["AP"] is None else f": AP {frame['AP']:.3f}"
+        figure.suptitle(f"step {frame['step']}{precision}", fontsize=12)
         pictures.append(PIL.Image.open(io.BytesIO(figure._repr_png_())).convert("RGB"))
     return Film(pictures)
 

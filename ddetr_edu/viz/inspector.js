@@ -156,6 +156,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   root.replaceChildren();
   root.classList.add("inspector");
   root.tabIndex = 0;
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab has uses of its own for the same keys
   const [headline, story] = [make("h1"), make("p")];
   const photo = draw("image", { class: "photo", href: data.picture, width, height,
                                 preserveAspectRatio: "none" });
@@ -262,7 +263,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
                    draw("path", { class: "cross", d: arms }));
     if (move) {
       const start = its.reference(query, 0);
-      drawing.append(draw("circle", { class: "start", cx: start.x, cy: start.y, r: 2.2 * unit }));
+      drawing.append(draw("circle", { class: "start", cx: start.x, cy: start.y, r: 2.6 * unit }));
     }
     drawing.append(...words.map((w) => w.node).reverse());
     svg.classList.toggle("paler", chosen.reads);
