@@ -30,7 +30,7 @@ def random_look(queries=LQ) -> DecoderLook:
     references[0, :, 2:] = 0  # starts as a point
     return DecoderLook(
         references, boxes, scores, rng.integers(0, 3, (K, queries)),
-        rng.uniform(-0.1, 1.1, (*weights.shape, 2)),
+        rng.uniform(-0.01, 1.01, (*weights.shape, 2)),
         weights / weights.sum((-1, -2), keepdims=True), rng.random(weights.shape) * 4,
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ def browser():
 def tab(browser):
     """An empty tab. Whatever it complains of, or asks the network for, fails the test."""
     tab = browser.new_page(viewport={"width": 1280, "height": 720})
+    tab.set_default_timeout(5_000)
     complaints = []
     tab.on("console", lambda said: complaints.append(said.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -78,7 +79,8 @@ def dots(page):
         for found in page.evaluate(
             """() => [...document.querySelectorAll(".dot")].map((dot) => ({
             of: [dot.dataset.head, dot.dataset.level, dot.dataset.point].map(Number),
-            at: dot.getAttribute("transform").match(/-?[\\d.e-]+/g).slice(0, 2).map(Number) }))"""
+            at: dot.getAttribute("transform").match(/translate\\((\\S+) (\\S+)\\)/).slice(1)
+                .map(Number) }))"""
         )
     }
 
