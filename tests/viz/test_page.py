@@ -1,6 +1,5 @@
 """The inspector in a real browser. Needs a Chromium and `uv run --group browser pytest ...`."""
 
-import json
 import shutil
 
 import numpy as np
@@ -16,6 +15,9 @@ K, LQ, M, L, P = 3, 7, 5, 2, 3
 WIDTH, HEIGHT = 86, 62
 SHAPES = [(11, 13), (5, 7)]
 NAMES = ["cat", "<b>dog</b>", "cow"]
+
+# As a plain script, whose functions can be called from here.
+SCRIPT = (HERE / "inspector.js").read_text().replace("export default", "window.widget =")
 
 
 def random_look(queries=LQ) -> DecoderLook:
@@ -121,7 +123,7 @@ def test_layers_levels_and_heads_are_chosen(page):
     page.keyboard.press("ArrowLeft")  # there is none before the first
     check(dots(page), expected(3, 0))
     assert page.locator(".entering").count() == 0  # it starts as a point
-    page.click("[data-level='1'] >> nth=0")
+    page.click(".row[data-level='1']")
     check(dots(page), {w: place for w, place in expected(3, 0).items() if w[1] == 1})
     page.click(".row[data-head='4']")
     check(dots(page), {w: place for w, place in expected(3, 0).items() if w[1] == 1 and w[0] == 4})
@@ -157,7 +159,7 @@ def test_the_threshold_leaves_out_boxes_but_never_the_chosen_one(page):
 
 
 def test_a_dot_tells_what_it_is(page):
-    page.click("[data-level='0'] >> nth=0")
+    page.click(".row[data-level='0']")
     page.click(".row[data-head='2']")
     inside = {w: at for w, at in dots(page).items() if 5 < at[0] < 80 and 5 < at[1] < 57}
     which = max(inside, key=lambda w: LOOK.weights[-1, 3][w])  # drawn on top
@@ -172,11 +174,11 @@ def test_a_dot_tells_what_it_is(page):
     assert f"x {x:.1f}, y {y:.1f} px" in told
 
 
-def test_what_is_read_adds_up_to_the_weight_inside(page):
+def test_what_is_read_adds_up_to_the_weight_inside(tab):
     """`splat` against its definition: each point's four cells, as far as they exist."""
-    script = (HERE / "inspector.js").read_text().split("export default")[0]
+    tab.set_content(f"<script>{SCRIPT}</script>")
     points = [
-        {"x": x * WIDTH, "y": y * HEIGHT, "level": l, "weight": LOOK.weights[-1, 3, m, l, p]}
+        {"x": x * WIDTH, "y": y * HEIGHT, "level": l, "weight": float(LOOK.weights[-1, 3, m, l, p])}
         for m in range(M) for l in range(L) for p in range(P)
         for x, y in [LOOK.locations[-1, 3, m, l, p]]
     ]  # fmt: skip
@@ -190,13 +192,17 @@ def test_what_is_read_adds_up_to_the_weight_inside(page):
                 1 - abs(u - cell) for cell in (np.floor(u), np.floor(u) + 1) if 0 <= cell < size
             )
         inside += point["weight"] * share
-    call = f"splat({json.dumps(points)}, {json.dumps(SHAPES)}, 86, 62, {WIDTH}, {HEIGHT})"
-    mass = page.evaluate(f"() => {{ {script}; return Array.from({call}); }}")
+    arguments = [points, SHAPES, 86, 62, WIDTH, HEIGHT]
+    mass = tab.evaluate("(arguments) => Array.from(splat(...arguments))", arguments)
     assert 0 < inside < M and sum(mass) == pytest.approx(inside, rel=1e-4)
+
+
+def test_what_is_read_is_shown_and_hidden_by_a_key(page):
+    heat = "() => document.querySelectorAll('svg.picture > image')[1].getAttribute('href')"
     page.keyboard.press("r")
-    assert page.get_attribute("svg.picture > image >> nth=1", "href").startswith("data:image/png")
+    assert page.evaluate(heat).startswith("data:image/png")
     page.keyboard.press("r")
-    assert page.get_attribute("svg.picture > image >> nth=1", "href") is None
+    assert page.evaluate(heat) is None
 
 
 @pytest.mark.parametrize("width", [560, 900, 1440])
@@ -207,9 +213,8 @@ def test_nothing_is_wider_than_the_window(page, width):
 
 def test_the_widget_asks_for_its_data_and_for_a_moved_query(tab):
     """inspector.js as a notebook runs it, with a model of ours in place of the kernel."""
-    script = (HERE / "inspector.js").read_text().replace("export default", "window.widget =")
     style = f"<style>{(HERE / 'inspector.css').read_text()}</style>"
-    tab.set_content(f"{style}<div id=here></div><script>{script}</script>")
+    tab.set_content(f"{style}<div id=here></div><script>{SCRIPT}</script>")
     tab.evaluate(
         """() => { window.sent = [];
         window.model = { on: (_, hear) => { window.hear = hear; }, off() {},
