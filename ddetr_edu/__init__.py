@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, ms_deform_attn
 
 if TYPE_CHECKING:
+    from ddetr_edu.animation import animate_training
     from ddetr_edu.detector import (
         DETR,
         DeformableDETR,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         Predictions,
         capture,
     )
+    from ddetr_edu.inspector import explore, write_inspector
     from ddetr_edu.seen import Seen, look
     from ddetr_edu.training import Detector, load
 
@@ -35,11 +37,14 @@ __all__ = [
     "MSDeformAttn",
     "Predictions",
     "Seen",
+    "animate_training",
     "backends",
     "capture",
+    "explore",
     "load",
     "look",
     "ms_deform_attn",
+    "write_inspector",
 ]
 
 # torchvision and matplotlib take seconds to import; whoever wants only the attention need not wait.
@@ -52,8 +57,11 @@ _LATE = {
     "Seen": "ddetr_edu.seen",
     "capture": "ddetr_edu.detector",
     "Detector": "ddetr_edu.training",
+    "animate_training": "ddetr_edu.animation",
+    "explore": "ddetr_edu.inspector",
     "load": "ddetr_edu.training",
     "look": "ddetr_edu.seen",
+    "write_inspector": "ddetr_edu.inspector",
 }
 
 

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tyro.conf import Positional, arg
 from tyro.extras import subcommand_cli_from_dict
 
+from ddetr_edu.animation import animate_training
 from ddetr_edu.attention import capture
 from ddetr_edu.attention.build import BuildError
 from ddetr_edu.bench import BenchConfig, bench_attention
@@ -32,6 +33,7 @@ from ddetr_edu.data.stats import by_frequency, table
 from ddetr_edu.detector import DETR
 from ddetr_edu.doctor import examine
 from ddetr_edu.gallery import write_gallery
+from ddetr_edu.inspector import write_inspector
 from ddetr_edu.seen import look
 from ddetr_edu.training import TrainConfig, load, load_picture, save, train
 from ddetr_edu.training.evaluate import evaluate
@@ -199,8 +201,11 @@ def run_inspect(
     by: Literal["level", "head"] = "level",
     checkpoint: Path = CHECKPOINT,
     out: Path | None = None,
+    html: Path | None = None,
 ) -> None:
     """Draw where one query looks: its reference point, sampling points and their weights.
+
+    Every query, layer, level and head to choose from:  ddetr inspect PICTURE --html out.html
 
     Args:
         picture: Any picture that Pillow reads.
@@ -209,6 +214,7 @@ def run_inspect(
         by: A panel for each level, or for each head.
         checkpoint: What `ddetr train` left behind.
         out: The PNG to write; runs/inspect/PICTURE.png when not given.
+        html: Also write a page for the browser, in which everything is chosen with the mouse.
     """
     detector = load(checkpoint)
     if isinstance(detector.model, DETR):
@@ -254,6 +260,31 @@ def run_inspect(
         print(f"{by} {number}: {len(x)} points, {share:.0%} of the weight, "
               f"{outside:.0%} outside the picture")  # fmt: skip
     write_figure(figure, out or Path("runs/inspect") / f"{picture.stem}.png")
+    if html is not None:
+        write_inspector(html, detector, picture)
+        print(f"wrote {html}, {html.stat().st_size / 1e6:.1f} MB: open it in a browser")
+
+
+def run_animate(
+    run: Positional[Path],
+    picture: Positional[Path],
+    out: Path = Path("runs/animate/training.gif"),
+    threshold: float = 0.3,
+) -> None:
+    """Show one picture to every checkpoint of a run; write the detections and points as a film.
+
+    Many frames:  ddetr train --keep 20 --save-every 100 --minutes 10
+
+    Args:
+        run: The folder that `ddetr train` left behind.
+        picture: Any picture that Pillow reads.
+        out: The film to write: .gif, .png (animated, full colour) or, with ffmpeg, .mp4.
+        threshold: Draw no detections that score less.
+    """
+    film, frames = animate_training(run, picture, threshold)
+    film.save(out)
+    steps = ", ".join(str(frame["step"]) for frame in frames)
+    print(f"wrote {out}: {len(frames)} checkpoints, steps {steps}")
 
 
 def run_gallery(
@@ -414,6 +445,7 @@ COMMANDS: dict[str, Callable] = {
     "predict": run_predict,
     "inspect": run_inspect,
     "gallery": run_gallery,
+    "animate": run_animate,
     "convert": run_convert,
     "export": run_export,
 }

@@ -228,7 +228,17 @@ def test_doctor(run):
     [
         (
             "--help",
-            ["doctor", "train", "eval", "predict", "inspect", "gallery", "convert", "export"],
+            [
+                "doctor",
+                "train",
+                "eval",
+                "predict",
+                "inspect",
+                "gallery",
+                "animate",
+                "convert",
+                "export",
+            ],
         ),
         ("convert --help", ["--to", "official", "huggingface", "ours", "--out"]),
         ("data --help", ["shapes", "coco", "check", "stats"]),
@@ -252,7 +262,7 @@ WITH = "--checkpoint {folder}/c.pt"
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "doctor, train, eval, predict, inspect, gallery, convert, export"),
+        ("", "doctor, train, eval, predict, inspect, gallery, animate, convert, export"),
         ("data", "shapes, coco, check, stats"),
         ("fly", "fly"),
         ("data fly", "fly"),

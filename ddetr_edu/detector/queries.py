@@ -95,13 +95,16 @@ class ProposedQueries(nn.Module):
         promising = logits.amax(-1) if self.token_queries else logits[..., 0]  # (N, S)
         best = promising.topk(count, dim=1).indices[..., None]  # (N, Lq, 1)
         references = boxes.gather(1, best.expand(-1, -1, 4)).detach()  # (N, Lq, 4)
-        sines = sine_boxes(references, memory.shape[-1])  # (N, Lq, 2C)
+        tokens = state.gather(1, best.expand(-1, -1, state.shape[-1])).detach()  # (N, Lq, C)
+        return self.starting_at(references, tokens), (logits, boxes)
+
+    def starting_at(self, references: Tensor, tokens: Tensor) -> Queries:
+        """Queries that begin at boxes (N, Lq, 4) (cx, cy, w, h), chosen by tokens (N, Lq, C)."""
+        sines = sine_boxes(references, tokens.shape[-1])  # (N, Lq, 2C)
         if self.token_queries:
-            position = self.to_position(sines)
-            content = state.gather(1, best.expand_as(position)).detach()
-        else:
-            position, content = self.to_queries_norm(self.to_queries(sines)).chunk(2, dim=-1)
-        return Queries(content, position, references), (logits, boxes)
+            return Queries(tokens, self.to_position(sines), references)
+        position, content = self.to_queries_norm(self.to_queries(sines)).chunk(2, dim=-1)
+        return Queries(content, position, references)
 
 
 def propose(padding_masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

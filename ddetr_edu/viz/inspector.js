@@ -1,0 +1,511 @@
+// One picture, and where the queries of each decoder layer look in it.
+//
+// inspect(root, data, ...) builds everything inside `root` from what inspector.py packed. The same
+// file serves the page of `ddetr inspect --html` and, by its last lines, the notebook's widget.
+// All text is set as text, never as markup: names and titles come from files we do not know.
+
+const SVG = "http://www.w3.org/2000/svg";
+const PLASMA = ["#0d0887", "#4c02a1", "#7e03a8", "#a82296", "#cb4679", "#e56b5d", "#f89441", "#fdc328",
+                "#f0f921"]; // grows brighter all the way, so it reads in greyscale too
+const SHAPES = [ // of a dot by its level, each about as large as a circle of radius 1
+  "M-1,0a1,1 0 1,0 2,0a1,1 0 1,0 -2,0Z",
+  "M-.9,-.9H.9V.9H-.9Z",
+  "M0,-1.3L1.3,0L0,1.3L-1.3,0Z",
+  "M0,-1.25L1.2,.85H-1.2Z",
+  "M0,1.25L1.2,-.85H-1.2Z",
+];
+
+// make("p", { class: "tip", onclick: f }, "text", child): an element of HTML, or of SVG in `draw`.
+function make(tag, attributes = {}, ...children) {
+  return finish(document.createElement(tag), attributes, children);
+}
+
+function draw(tag, attributes = {}, ...children) {
+  return finish(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function finish(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function percent(share) {
+  return `${Math.round(100 * share)} %`;
+}
+
+function colour(share) {
+  return PLASMA[Math.round(Math.min(1, Math.max(0, share)) * (PLASMA.length - 1))];
+}
+
+// The numbers of one packed array, back in their own units.
+function unpack({ shape, kind, low, high, bytes }) {
+  const raw = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0)).buffer;
+  if (kind === "float32") return { shape, values: new Float32Array(raw) };
+  const steps = kind === "uint8" ? new Uint8Array(raw) : new Uint16Array(raw);
+  const step = (high - low) / (kind === "uint8" ? 255 : 65535);
+  return { shape, values: Float32Array.from(steps, (s) => low + s * step) };
+}
+
+// A packed look as functions of (query, layer); places in pixels of the picture.
+function unpackLook(packed, width, height) {
+  const arrays = Object.fromEntries(Object.entries(packed).map(([k, v]) => [k, unpack(v)]));
+  const [, layers, heads, levels, perLevel] = arrays.weights.shape;
+  const at = (name, query, layer, size) => {
+    const start = (query * layers + layer) * size;
+    return arrays[name].values.subarray(start, start + size);
+  };
+  const rectangle = ([cx, cy, w, h]) => ({
+    x: (cx - w / 2) * width, y: (cy - h / 2) * height, width: w * width, height: h * height,
+  });
+  return {
+    layers, heads, levels,
+    score: (query, layer) => at("scores", query, layer, 1)[0],
+    label: (query, layer) => Math.round(at("classes", query, layer, 1)[0]),
+    box: (query, layer) => rectangle(at("boxes", query, layer, 4)),
+    reference(query, layer) {
+      const [x, y, w, h] = at("references", query, layer, 4);
+      return { x: x * width, y: y * height, box: w * h > 0 ? rectangle([x, y, w, h]) : null };
+    },
+    points(query, layer) {
+      const count = heads * levels * perLevel;
+      const weights = at("weights", query, layer, count);
+      const lengths = at("lengths", query, layer, count);
+      const places = at("locations", query, layer, 2 * count);
+      return Array.from(weights, (weight, i) => {
+        const [x, y] = [places[2 * i], places[2 * i + 1]];
+        return {
+          head: Math.floor(i / (levels * perLevel)),
+          level: Math.floor(i / perLevel) % levels,
+          number: i % perLevel,
+          weight, length: lengths[i], x: x * width, y: y * height,
+          outside: x < 0 || x > 1 || y < 0 || y > 1,
+        };
+      });
+    },
+  };
+}
+
+// What points read, as a picture: each point's weight goes to the four cells of its level that it
+// is interpolated from, and is spread evenly over each cell. Sums to the weight inside the picture.
+function splat(points, shapes, columns, rows, width, height) {
+  const mass = new Float32Array(columns * rows);
+  for (const { x, y, level, weight } of points) {
+    const [high, wide] = shapes[level];
+    const u = (x / width) * wide - 0.5, v = (y / height) * high - 0.5; // centres at whole numbers
+    for (const row of [Math.floor(v), Math.floor(v) + 1]) {
+      for (const column of [Math.floor(u), Math.floor(u) + 1]) {
+        if (row < 0 || row >= high || column < 0 || column >= wide) continue; // zeros
+        const share = weight * (1 - Math.abs(u - column)) * (1 - Math.abs(v - row));
+        const from = [Math.round((column / wide) * columns), Math.round((row / high) * rows)];
+        const to = [Math.round(((column + 1) / wide) * columns),
+                    Math.round(((row + 1) / high) * rows)];
+        to[0] = Math.max(to[0], from[0] + 1);
+        to[1] = Math.max(to[1], from[1] + 1);
+        const each = share / ((to[0] - from[0]) * (to[1] - from[1]));
+        for (let r = from[1]; r < to[1]; r++) {
+          for (let c = from[0]; c < to[0]; c++) mass[r * columns + c] += each;
+        }
+      }
+    }
+  }
+  return mass;
+}
+
+// root: an element to fill; data: of inspector.py; keys: what hears the keyboard, root if not given
+// move: called with (query number, x, y), fractions of the picture, when its start is dragged there;
+//   the answer comes to the returned `moved(query number, packed look of that query)`.
+function inspect(root, data, { keys = root, move = null } = {}) {
+  const { width, height, shapes, names, queries } = data;
+  const look = unpackLook(data.look, width, height);
+  const { layers, heads, levels } = look;
+  const last = layers - 1;
+  let other = null; // { query, look }: the query whose start was dragged, and what it does then
+  const now = (query) => (other && other.query === query ? [other.look, 0] : [look, query]);
+  const score = (query, layer = last) => now(query)[0].score(now(query)[1], layer);
+  const name = (query, layer = last) => {
+    const label = now(query)[0].label(now(query)[1], layer);
+    return names[label] ?? `class ${label}`;
+  };
+  // Show what the model is sure of; if it is sure of nothing, its best few.
+  const tenth = look.score(Math.min(9, queries.length - 1), last);
+  const chosen = {
+    query: 0, layer: last, level: -1, head: -1, value: false, reads: false,
+    threshold: look.score(0, last) >= 0.3 ? 0.3 : Math.floor(tenth * 1000) / 1000,
+  };
+  const count = (p) => (chosen.value ? p.weight * p.length : p.weight);
+
+  // The frame around the picture leaves room for points outside it, as far as most of them go.
+  const reach = (size, from) => {
+    const beyond = [];
+    for (let query = 0; query < Math.min(20, queries.length); query++) {
+      for (const p of look.points(query, last)) beyond.push(Math.max(-p[from], p[from] - size));
+    }
+    beyond.sort((a, b) => a - b);
+    const most = beyond[Math.floor(0.98 * (beyond.length - 1))] || 0;
+    return Math.min(0.25 * size, Math.max(0.03 * Math.max(width, height), 1.1 * most));
+  };
+  const margin = { x: reach(width, "x"), y: reach(height, "y") };
+  const view = { x: -margin.x, y: -margin.y, width: width + 2 * margin.x,
+                 height: height + 2 * margin.y };
+  const unit = Math.max(view.width, view.height * 1.4) / 100; // sizes grow with the picture
+
+  root.replaceChildren();
+  root.classList.add("inspector");
+  root.tabIndex = 0;
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab has uses of its own for the same keys
+  const [headline, story] = [make("h1"), make("p")];
+  const photo = draw("image", { class: "photo", href: data.picture, width, height,
+                                preserveAspectRatio: "none" });
+  const heat = draw("image", { width, height, preserveAspectRatio: "none" });
+  const drawing = draw("g");
+  const svg = draw("svg", { class: "picture", role: "img", viewBox:
+                            `${view.x} ${view.y} ${view.width} ${view.height}` },
+                   draw("rect", { class: "frame", width, height }), photo, heat, drawing);
+  const tip = make("div", { class: "tip", hidden: "" });
+  const legend = make("div", { class: "legend" });
+  const list = make("div", { class: "list" });
+  const bars = { level: make("div"), head: make("div") };
+  const threshold = make("input", { type: "range", min: 0, max: 1, step: 0.001,
+                                    "aria-label": "score at least" });
+  const layer = make("input", { type: "range", min: 0, max: last, step: 1,
+                                "aria-label": "decoder layer" });
+  const said = { threshold: make("output"), layer: make("output") };
+  const value = make("input", { type: "checkbox" });
+  const reads = make("input", { type: "checkbox" });
+  const back = make("button", { class: "plain", hidden: "" }, "back to where the model starts it");
+  root.append(
+    headline, story,
+    make("div", { class: "columns" },
+      make("div", {}, make("div", { class: "stage" }, svg, tip), legend),
+      make("div", {},
+        make("h2", {}, "What it found"), list,
+        make("label", { class: "choice" }, "score at least", threshold, said.threshold),
+        make("h2", {}, "Decoder layer"),
+        make("label", { class: "choice" }, layer, said.layer),
+        make("h2", {}, "Weight by level"), bars.level,
+        make("h2", {}, "Weight by head, split by level"), bars.head,
+        make("label", { class: "choice" }, value, "count weight × length of the value read"),
+        make("label", { class: "choice" }, reads, "what it reads: the weights on the cells read"),
+        make("div", { class: "choice" }, back))),
+    make("p", {}, "Keys: ↑ ↓ object · ← → layer · L level · H head · V value · R what it reads"));
+  if (data.all_queries > queries.length) {
+    root.append(make("p", {}, `This page holds the best ${queries.length} of the model's `
+      + `${data.all_queries} queries.`));
+  }
+
+  // The chosen query's points that the choices of level and head leave over.
+  function visible() {
+    const [its, query] = now(chosen.query);
+    return its.points(query, chosen.layer).filter((p) =>
+      (chosen.level < 0 || p.level === chosen.level) && (chosen.head < 0 || p.head === chosen.head));
+  }
+
+  // Queries in the list: those above the threshold, and the chosen one in any case.
+  function listed() {
+    return queries.map((_, query) => query)
+      .filter((query) => query === chosen.query || score(query) >= chosen.threshold);
+  }
+
+  function rectangle(box, kind, wide) {
+    return [draw("rect", { ...box, class: `under ${wide}` }), draw("rect", { ...box, class: kind })];
+  }
+
+  function word(text, x, y) {
+    return draw("text", { class: "word", x, y, "font-size": 1.9 * unit,
+                          "stroke-width": 0.5 * unit }, text);
+  }
+
+  function drawPicture() {
+    const [its, query] = now(chosen.query);
+    const reference = its.reference(query, chosen.layer);
+    const box = its.box(query, chosen.layer);
+    drawing.replaceChildren();
+    const words = []; // a name that would cover another is left out; the list has it
+    const say = (text, at) => {
+      const [x, y, wide, high] = [at.x, Math.max(at.y - 0.5 * unit, 1.8 * unit),
+                                  1.1 * unit * text.length, 2.1 * unit];
+      if (words.some((w) => Math.abs(w.y - y) < high && x < w.x + w.wide && w.x < x + wide)) return;
+      words.push({ x, y, wide, node: word(text, x, y) });
+    };
+    say(`${name(chosen.query, chosen.layer)} ${score(chosen.query, chosen.layer).toFixed(2)}`, box);
+    for (const some of listed()) {
+      if (some === chosen.query) continue;
+      const found = now(some)[0].box(now(some)[1], last);
+      drawing.append(...rectangle(found, "box", ""));
+      say(name(some), found);
+    }
+    if (reference.box) drawing.append(...rectangle(reference.box, "entering", "wide"));
+    drawing.append(...rectangle(box, "leaving", "wide"));
+
+    const points = visible().sort((a, b) => count(a) - count(b)); // heavy points on top
+    const most = Math.max(1e-9, ...points.map(count));
+    const clamp = (value, low, size) => 
+      Math.min(low + size - 1.5 * unit, Math.max(low + 1.5 * unit, value));
+    for (const p of points) {
+      const share = count(p) / most;
+      const [x, y] = [clamp(p.x, view.x, view.width), clamp(p.y, view.y, view.height)];
+      p.dot = draw("path", {
+        class: p.outside ? "dot outside" : "dot", d: SHAPES[p.level % SHAPES.length],
+        transform: `translate(${x} ${y}) scale(${unit * (0.3 + 0.75 * Math.sqrt(share))})`,
+        ...(p.outside ? {} : { fill: colour(share) }),
+        "data-head": p.head, "data-level": p.level, "data-point": p.number,
+      });
+      Object.assign(p, { seenX: x, seenY: y });
+      drawing.append(p.dot);
+    }
+    const { x, y } = reference;
+    const arms = `M${x - 1.6 * unit},${y}H${x + 1.6 * unit}M${x},${y - 1.6 * unit}V${y + 1.6 * unit}`;
+    drawing.append(draw("path", { class: "cross under", d: arms }),
+                   draw("path", { class: "cross", d: arms }));
+    if (move) {
+      const start = its.reference(query, 0);
+      drawing.append(draw("circle", { class: "start", cx: start.x, cy: start.y, r: 2.6 * unit }));
+    }
+    drawing.append(...words.map((w) => w.node).reverse());
+    svg.classList.toggle("paler", chosen.reads);
+    drawn = points;
+    drawHeat(points);
+  }
+  let drawn = [];
+
+  function drawHeat(points) {
+    heat.removeAttribute("href");
+    if (!chosen.reads) return;
+    const columns = Math.min(320, Math.round(width));
+    const rows = Math.max(1, Math.round((columns * height) / width));
+    const weighted = points.map((p) => ({ ...p, weight: count(p) }));
+    const mass = splat(weighted, shapes, columns, rows, width, height);
+    const most = Math.max(1e-12, ...mass);
+    const canvas = make("canvas", { width: columns, height: rows });
+    const context = canvas.getContext("2d");
+    const pixels = context.createImageData(columns, rows);
+    mass.forEach((m, i) => {
+      const share = Math.sqrt(m / most); // the square root shows faint reading, too
+      const [r, g, b] = [1, 3, 5].map((k) => parseInt(colour(share).slice(k, k + 2), 16));
+      pixels.data.set([r, g, b, m > 0 ? 70 + 150 * share : 0], 4 * i);
+    });
+    context.putImageData(pixels, 0, 0);
+    heat.setAttribute("href", canvas.toDataURL());
+  }
+
+  // One row of a panel of bars: what it is, a bar of parts, a number; a click chooses it.
+  function row(panel, which, label, parts, total, note) {
+    const chosenRow = chosen[panel] === which;
+    const bar = make("span", { class: "bar" }, ...parts.map(([share, off], level) => make("i", {
+      style: `width:${(100 * share) / (total || 1)}%;opacity:${1 - (0.7 * level) / levels}`,
+      class: off ? "off" : "",
+    })));
+    const button = make("button", {
+      class: chosenRow ? "row chosen" : "row", "aria-pressed": chosenRow, [`data-${panel}`]: which,
+      onclick: () => { chosen[panel] = which; update(); },
+    }, label, bar, make("span", {}, note));
+    bars[panel].append(button);
+  }
+
+  function drawBars() {
+    const [its, query] = now(chosen.query);
+    const points = its.points(query, chosen.layer);
+    const mass = (head, level) => points
+      .filter((p) => (head < 0 || p.head === head) && (level < 0 || p.level === level))
+      .reduce((sum, p) => sum + count(p), 0);
+    const whole = mass(chosen.head, -1);
+    bars.level.replaceChildren();
+    row("level", -1, make("span", {}, "all levels"), [[1, false]], 1, "100 %");
+    for (let level = 0; level < levels; level++) {
+      const mark = draw("svg", { class: "mark", viewBox: "-1.5 -1.5 3 3" },
+                        draw("path", { d: SHAPES[level % SHAPES.length] }));
+      const share = mass(chosen.head, level) / (whole || 1);
+      const [high, wide] = shapes[level];
+      row("level", level, make("span", { title: `level ${level}: ${wide} × ${high} cells` }, mark,
+        `${level}: ${wide} × ${high}`), [[share, false]], 1, percent(share));
+    }
+    const each = [...Array(heads).keys()].map((head) => mass(head, -1));
+    const largest = Math.max(...each), sum = each.reduce((a, b) => a + b, 0) || 1;
+    bars.head.replaceChildren();
+    row("head", -1, make("span", {}, "all heads"), [...Array(levels).keys()].map((level) =>
+      [mass(-1, level) / sum, chosen.level >= 0 && chosen.level !== level]), 1,
+      percent(mass(-1, chosen.level) / sum));
+    for (let head = 0; head < heads; head++) {
+      row("head", head, make("span", {}, `head ${head}`), [...Array(levels).keys()].map((level) =>
+        [mass(head, level), chosen.level >= 0 && chosen.level !== level]), largest,
+        percent(mass(head, chosen.level) / (chosen.value ? sum : each[head] || 1)));
+    }
+  }
+
+  function drawList() {
+    const shown = listed();
+    list.replaceChildren(...shown.map((query) => make("button", {
+      class: query === chosen.query ? "row chosen" : "row", "data-query": queries[query],
+      onclick: () => { chosen.query = query; update(); },
+    }, make("span", { title: `query ${queries[query]}` }, name(query)),
+       make("span", { class: "bar" }, make("i", { style: `width:${100 * score(query)}%` })),
+       make("span", {}, score(query).toFixed(3)))));
+    const mine = list.children[shown.indexOf(chosen.query)];
+    list.scrollTop = mine.offsetTop - list.offsetTop - 50;
+    const above = shown.filter((query) => score(query) >= chosen.threshold).length;
+    said.threshold.textContent = `${chosen.threshold.toFixed(3)}: ${above} shown`;
+  }
+
+  function drawLegend() {
+    const scale = make("span", { class: "scale",
+                                 style: `background:linear-gradient(90deg,${PLASMA.join()})` });
+    const counted = chosen.value ? "weight × value" : "weight";
+    const most = Math.max(0, ...drawn.map(count));
+    const far = drawn.filter((p) => p.x !== p.seenX || p.y !== p.seenY).length;
+    const [its, query] = now(chosen.query);
+    const out = drawn.filter((p) => p.outside).reduce((sum, p) => sum + p.weight, 0);
+    const all = drawn.reduce((sum, p) => sum + p.weight, 0);
+    legend.replaceChildren(
+      make("span", {}, "+ reference point"),
+      ...(move ? [make("span", {}, "○ where the query starts: drag it")] : []),
+      ...(its.reference(query, chosen.layer).box ? [make("span", {}, "╌ box entering the layer")] : []),
+      make("span", {}, "━ box leaving it"),
+      make("span", {}, `dot: a point read, larger and brighter for more ${counted}: 0 `, scale,
+        ` ${most.toPrecision(2)}`),
+      make("span", {}, `hollow: outside the picture, reads nothing (${percent(out / (all || 1))} of `
+        + `the weight${far ? `; ${far} points lie beyond this frame` : ""})`));
+  }
+
+  function update() {
+    const number = queries[chosen.query];
+    headline.textContent = `${name(chosen.query)} ${score(chosen.query).toFixed(2)}: where query `
+      + `${number} looks in decoder layer ${chosen.layer}`;
+    const path = [...Array(layers).keys()].map((l) => `${name(chosen.query, l)} `
+      + `${score(chosen.query, l).toFixed(2)}`);
+    story.textContent = `${data.title} · after layers 0 to ${last} it says ${path.join(" → ")}`;
+    threshold.value = chosen.threshold;
+    layer.value = chosen.layer;
+    said.layer.textContent = `layer ${chosen.layer} of 0–${last}`;
+    value.checked = chosen.value;
+    reads.checked = chosen.reads;
+    back.hidden = !other;
+    tip.hidden = true;
+    drawList();
+    drawBars();
+    drawPicture();
+    drawLegend();
+  }
+
+  threshold.addEventListener("input", () => { chosen.threshold = Number(threshold.value); update(); });
+  layer.addEventListener("input", () => { chosen.layer = Number(layer.value); update(); });
+  value.addEventListener("change", () => { chosen.value = value.checked; update(); });
+  reads.addEventListener("change", () => { chosen.reads = reads.checked; update(); });
+  back.addEventListener("click", () => { other = null; update(); });
+
+  const place = (event) => {
+    const { x, y } = new DOMPoint(event.clientX, event.clientY)
+      .matrixTransform(svg.getScreenCTM().inverse());
+    return { x, y };
+  };
+  const distance = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);
+
+  // A click takes the smallest box around it; with none there, nothing changes.
+  svg.addEventListener("click", (event) => {
+    const at = place(event);
+    const around = listed().map((query) => ({ query, box: now(query)[0].box(now(query)[1], last) }))
+      .filter(({ box }) => at.x >= box.x && at.x <= box.x + box.width
+        && at.y >= box.y && at.y <= box.y + box.height)
+      .sort((a, b) => a.box.width * a.box.height - b.box.width * b.box.height);
+    if (dragged || !around.length) return;
+    chosen.query = around[0].query;
+    update();
+  });
+
+  // Dragging the start: one question at a time, the newest place next.
+  let dragging = false, dragged = false, asked = false, wanted = null;
+  const ask = () => {
+    if (asked || !wanted) return;
+    asked = true;
+    move(queries[chosen.query], wanted.x / width, wanted.y / height);
+    wanted = null;
+  };
+  svg.addEventListener("pointerdown", (event) => {
+    dragged = false;
+    const [its, query] = now(chosen.query);
+    if (!move || distance(place(event), its.reference(query, 0)) > 3 * unit) return;
+    dragging = dragged = true;
+    svg.setPointerCapture(event.pointerId);
+  });
+  svg.addEventListener("pointerup", () => { dragging = false; });
+  svg.addEventListener("pointermove", (event) => {
+    const at = place(event);
+    if (dragging) {
+      wanted = { x: Math.min(width, Math.max(0, at.x)), y: Math.min(height, Math.max(0, at.y)) };
+      ask();
+      return;
+    }
+    for (const p of drawn) p.dot.classList.remove("near");
+    const near = drawn.map((p) => ({ p, far: distance(at, { x: p.seenX, y: p.seenY }) }))
+      .sort((a, b) => a.far - b.far)[0];
+    tip.hidden = !near || near.far > 1.8 * unit;
+    if (tip.hidden) return;
+    const { p } = near;
+    p.dot.classList.add("near");
+    tip.textContent = `head ${p.head} · level ${p.level} · point ${p.number}\n`
+      + `weight ${p.weight.toFixed(4)} of its head's 1\n`
+      + `at x ${p.x.toFixed(1)}, y ${p.y.toFixed(1)} px${p.outside ? ", outside" : ""}\n`
+      + `value read: length ${p.length.toFixed(2)}`;
+    const stage = svg.getBoundingClientRect();
+    const right = event.clientX - stage.left > stage.width - 230;
+    tip.style.left = `${event.clientX - stage.left + (right ? -225 : 14)}px`;
+    tip.style.top = `${Math.min(event.clientY - stage.top + 12, stage.height - 84)}px`;
+  });
+  svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+
+  const turn = (value, step, low, high) => {
+    const size = high - low + 1;
+    return low + ((value - low + step + size) % size);
+  };
+  const onKey = {
+    ArrowRight: () => { chosen.layer = Math.min(last, chosen.layer + 1); },
+    ArrowLeft: () => { chosen.layer = Math.max(0, chosen.layer - 1); },
+    ArrowDown: () => { chosen.query = neighbour(1); },
+    ArrowUp: () => { chosen.query = neighbour(-1); },
+    l: () => { chosen.level = turn(chosen.level, 1, -1, levels - 1); },
+    h: () => { chosen.head = turn(chosen.head, 1, -1, heads - 1); },
+    v: () => { chosen.value = !chosen.value; },
+    r: () => { chosen.reads = !chosen.reads; },
+  };
+  function neighbour(step) {
+    const shown = listed();
+    const place = shown.indexOf(chosen.query) + step;
+    return shown[Math.min(shown.length - 1, Math.max(0, place))];
+  }
+  keys.addEventListener("keydown", (event) => {
+    const act = onKey[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!act || event.target === threshold || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    act();
+    update();
+  });
+  update();
+  return {
+    moved(query, packed) {
+      asked = false;
+      other = { query: queries.indexOf(query), look: unpackLook(packed, width, height) };
+      update();
+      ask();
+    },
+  };
+}
+
+// The notebook's widget: Python sends the data when asked, and the look of a query that was moved.
+export default {
+  render({ model, el }) {
+    let inspector;
+    const hear = (message) => {
+      if (message.data) {
+        inspector = inspect(el, message.data,
+                            { move: (query, x, y) => model.send({ query, x, y }) });
+      } else inspector?.moved(message.query, message.look);
+    };
+    model.on("msg:custom", hear);
+    model.send({ ready: true });
+    return () => model.off("msg:custom", hear);
+  },
+};
