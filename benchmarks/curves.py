@@ -119,7 +119,7 @@ def run(settings: dict, minutes: float, every: float, n_scenes: int) -> dict:
     """Train for so many minutes; evaluate each `every` minutes and at the end."""
     config = TrainConfig(**settings, minutes=minutes, device="cpu", workers=1)
     training_set, _ = open_datasets(config)
-    scenes = held_out_scenes(n_scenes)
+    scenes = held_out_scenes().first(n_scenes)
     torch.manual_seed(config.seed)
     if config.preset:
         detector = build_detector(config, training_set.categories)

@@ -129,8 +129,9 @@ def run_eval(
 
     Args:
         checkpoint: What `ddetr train` left behind.
-        data: A folder in COCO's layout, or "shapes": 200 generated scenes no training saw.
-        split: Which part of the data, as its annotation file is named: val, train2017, ...
+        data: A folder in COCO's layout, or "shapes": generated scenes no training saw.
+        split: Which part of the data, as its annotation file is named: val, train2017, ...; of
+            shapes val, 200 scenes, or test, 500 others.
         first: Only the first so many pictures with an object, as `ddetr train --overfit` takes.
         batch: Pictures at a time.
         workers: Processes that read pictures ahead.
@@ -140,7 +141,7 @@ def run_eval(
         threshold: Of these, errors are judged among detections that score no less.
     """
     detector = load(checkpoint)
-    dataset = held_out_scenes() if data == "shapes" else CocoDetection(data, split)
+    dataset = held_out_scenes(split) if data == "shapes" else CocoDetection(data, split)
     if first is not None:
         dataset = dataset.first(first)
     metrics, table = evaluate(
@@ -308,7 +309,7 @@ def run_gallery(
         chosen, what = open_upright(pictures[0]), pictures[0].name
         others = [decoder(open_upright(picture)) for picture in pictures[1:]]
     else:
-        scenes = [decoder(scene) for scene, _ in held_out_scenes(24)]
+        scenes = [decoder(scene) for scene, _ in held_out_scenes().first(24)]
         best = max(scenes, key=lambda seen: int((seen.found["scores"] >= threshold).sum()))
         chosen, what = best.picture, "a generated scene that no training saw"
         others = [seen for seen in scenes if seen is not best]

@@ -14,8 +14,9 @@ from ddetr_edu.data.coco import DataError, coco_ground_truth, to_target
 from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene
 
 # The validation pictures are drawn with a seed that nobody types, so that no training run on
-# `Shapes(length, seed)` meets them.
+# `Shapes(length, seed)` meets them; those of the final test are seen by no validation either.
 VAL_SEED_OFFSET = 1_000_000
+TEST_SEED = 2 * VAL_SEED_OFFSET
 
 
 class Shapes(Dataset):
@@ -62,9 +63,18 @@ class Shapes(Dataset):
         return Shapes(k, self.seed, self.transforms)
 
 
-def held_out_scenes(count: int = 200) -> Shapes:
-    """Scenes to evaluate on, which no training run on generated scenes has seen."""
-    return Shapes(count, VAL_SEED_OFFSET)
+def held_out_scenes(split: str = "val") -> Shapes:
+    """Scenes to evaluate on, which no training run on generated scenes has seen.
+
+    split: "val", 200 scenes, by which recipes may be chosen; "test", 500 scenes, for the figures
+        that are stated
+    Raises DataError for another split.
+    """
+    if split == "val":
+        return Shapes(200, VAL_SEED_OFFSET)
+    if split == "test":
+        return Shapes(500, TEST_SEED)
+    raise DataError(f'generated scenes have no split "{split}"; choose val or test')
 
 
 def write_shapes(folder: str | Path, split: str, count: int, seed: int) -> None:
