@@ -66,8 +66,8 @@ def draw_scene(seed: int, index: int) -> Scene:
     Height and width are 160 to 224 px; 1 to 8 shapes of 8 to 100 px lie wholly inside.
     Raises ValueError for a negative seed or index.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-    height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, size=2))
+    rng = _generator(seed, index)
+    height, width = _draw_size(rng)
     canvas = _background(rng, height, width)
     boxes, labels = [], []
     for _ in range(rng.integers(OBJECTS[0], OBJECTS[1] + 1)):
@@ -86,6 +86,20 @@ def draw_scene(seed: int, index: int) -> Scene:
     return Scene(
         Image.fromarray(canvas), np.array(boxes, dtype=np.float32), np.array(labels, np.int64)
     )
+
+
+def scene_size(seed: int, index: int) -> tuple[int, int]:
+    """(height, width) of scene number `index`, without drawing it."""
+    return _draw_size(_generator(seed, index))
+
+
+def _generator(seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, index]))
+
+
+def _draw_size(rng: np.random.Generator) -> tuple[int, int]:
+    height, width = rng.integers(SIDES[0], SIDES[1] + 1, size=2)  # the first that is drawn
+    return int(height), int(width)
 
 
 def contrast(colour: np.ndarray, pixels: np.ndarray) -> int:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import to_image
 
 from ddetr_edu.data.coco import DataError, coco_ground_truth, to_target
-from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene
+from ddetr_edu.data.scenes import CATEGORIES, Scene, draw_scene, scene_size
 
 # The validation pictures are drawn with a seed that nobody types, so that no training run on
 # `Shapes(length, seed)` meets them; those of the final test are seen by no validation either.
@@ -43,6 +43,10 @@ class Shapes(Dataset):
         size = (scene.image.height, scene.image.width)
         image, target = to_image(scene.image), to_target(_annotate(scene, image_id), image_id, size)
         return self.transforms(image, target) if self.transforms else (image, target)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of scene i, without drawing it."""
+        return scene_size(self.seed, self.image_ids[i] - 1)
 
     def ground_truth(self) -> COCO:
         """The boxes of all scenes, as pycocotools wants them. Draws every scene once."""

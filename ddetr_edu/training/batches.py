@@ -6,7 +6,7 @@ number of training processes can share a step.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -37,7 +37,8 @@ class Schedule:
     out. With `wide` (is picture i wider than high?) a step holds pictures of one kind as far as it
     goes, because pictures of different shapes pad one another.
 
-    in_order: pass through the set by number; generated scenes are random already
+    endless: a pass is followed by one over the next pictures, not the same; generated scenes are
+        random already
     Raises: ValueError if the data set has fewer pictures than a step takes.
     """
 
@@ -47,8 +48,8 @@ class Schedule:
     accumulate: int = 1  # batches in a step
     rank: int = 0
     world_size: int = 1
-    wide: Sequence[bool] | None = None
-    in_order: bool = False
+    wide: Callable[[int], bool] | None = None
+    endless: bool = False
 
     def __post_init__(self):
         if self.n_pictures < self.per_step:
@@ -68,10 +69,11 @@ class Schedule:
 
     def order(self, number: int) -> Sequence[int]:
         """The places of the pictures in pass `number`."""
-        if self.in_order:
-            return range(self.n_pictures)
-        generator = torch.Generator().manual_seed(seed_for(ORDER, self.seed, number))
-        order = torch.randperm(self.n_pictures, generator=generator).tolist()
+        if self.endless:
+            order = [number * self.n_pictures + i for i in range(self.n_pictures)]
+        else:
+            generator = torch.Generator().manual_seed(seed_for(ORDER, self.seed, number))
+            order = torch.randperm(self.n_pictures, generator=generator).tolist()
         return order if self.wide is None else by_shape(order, self.wide, self.per_step)
 
     def batches_from(self, step: int) -> Iterator[list[Draw]]:
@@ -90,14 +92,14 @@ class Schedule:
             done = 0
 
 
-def by_shape(order: list[int], wide: Sequence[bool], group: int) -> list[int]:
+def by_shape(order: list[int], wide: Callable[[int], bool], group: int) -> list[int]:
     """The same pictures, so that groups of this size are all wide or all tall.
 
     A group goes out when it is full; those that fill none come last, in their old order.
     """
     grouped, waiting = [], {True: [], False: []}
     for i in order:
-        alike = waiting[bool(wide[i])]
+        alike = waiting[bool(wide(i))]
         alike.append(i)
         if len(alike) == group:
             grouped += alike

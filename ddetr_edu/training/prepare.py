@@ -31,6 +31,7 @@ from ddetr_edu.training.report import say
 from ddetr_edu.training.transfer import adopt_weights
 
 ENDLESS = 1_000_000_000  # generated scenes, more than any run can use up
+PASS = 1024  # of them are put into batches by shape at a time
 
 
 def open_datasets(config: TrainConfig) -> tuple:
@@ -94,18 +95,21 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
 def build_schedule(config: TrainConfig, training_set) -> Schedule:
     """Which pictures come when. A set smaller than a batch is taken whole."""
     everybody = config.accumulate * distributed.world_size()
-    wide = None
-    if hasattr(training_set, "sizes"):
-        wide = [width > height for height, width in training_set.sizes()]
+    endless = len(training_set) == ENDLESS
+    n_pictures = PASS if endless else len(training_set)
+    if isinstance(training_set, Shapes):
+        sizes = training_set.size
+    else:
+        sizes = training_set.sizes().__getitem__
     return Schedule(
-        n_pictures=len(training_set),
-        batch=min(config.batch, max(len(training_set) // everybody, 1)),
+        n_pictures=n_pictures,
+        batch=min(config.batch, max(n_pictures // everybody, 1)),
         seed=config.seed,
         accumulate=config.accumulate,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        wide=wide,
-        in_order=len(training_set) == ENDLESS,
+        wide=lambda i: sizes(i)[1] > sizes(i)[0],
+        endless=endless,
     )
 
 

@@ -19,7 +19,7 @@ def say(text: str) -> None:
 
 def about_data(name: str, training_set, validation_set, schedule: Schedule) -> str:
     """What there is to learn from, in two lines."""
-    pictures = "endless" if schedule.in_order else len(training_set)
+    pictures = "endless" if schedule.endless else len(training_set)
     same = " (the same)" if validation_set is training_set else ""
     names = list(training_set.categories.values())
     return (
@@ -44,7 +44,7 @@ def about_run(clock: Clock, schedule: Schedule) -> str:
         length = f"{clock.most_minutes:g} minutes"
     else:
         length = f"{clock.most_steps} steps"
-        if not schedule.in_order:
+        if not schedule.endless:
             passes = clock.most_steps / schedule.steps_per_pass
             length += f" ({passes:.3g} times through the pictures)"
     batch = f"batch {schedule.batch}"
