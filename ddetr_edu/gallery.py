@@ -39,24 +39,26 @@ EXHIBITS = [
         "From panel to panel the query stands at the dashed box, reads the dots (larger and more "
         "yellow counts more, the shape tells the level), and says the solid box, where the next "
         "layer begins.",
-        "seen.layers()", lambda seen, others: seen.layers(),
+        "seen.layers(seen.largest())", lambda seen, others: seen.layers(seen.largest()),
     ),
     Exhibit(
         "sampling-points", "Sampling points, level by level",
         "The cross is where the query stands and the lines are the level's pixels; what fraction "
         "of the weight a level got stands above it.",
-        'seen.sampling_points(by="level")', lambda seen, others: seen.sampling_points(),
+        "seen.sampling_points(seen.largest())",
+        lambda seen, others: seen.sampling_points(seen.largest()),
     ),
     Exhibit(
         "heads", "The same, head by head",
         "Each panel is one head with its points on all levels: heads divide the object among them.",
-        'seen.sampling_points(by="head")', lambda seen, others: seen.sampling_points(by="head"),
+        'seen.sampling_points(seen.largest(), by="head")',
+        lambda seen, others: seen.sampling_points(seen.largest(), by="head"),
     ),
     Exhibit(
         "reading", "What a query reads",
         "The picture is lit where the weights fell, each shared out over the four pixels that "
         "bilinear sampling reads: what stays dark, this query has not read.",
-        "seen.reading()", lambda seen, others: seen.reading(),
+        "seen.reading(seen.largest())", lambda seen, others: seen.reading(seen.largest()),
     ),
     Exhibit(
         "rose", "Where the heads of the decoder look",

@@ -209,6 +209,12 @@ class Seen:
         """Offsets and weights of every attention, with warnings in words."""
         return viz.plot_statistics(self.records, head_strengths(self.detector.model))
 
+    def largest(self) -> int:
+        """The query of the largest of the detections, which shows its points best."""
+        kept = self._kept()
+        x1, y1, x2, y2 = self.found["boxes"][kept].unbind(-1)
+        return int(self.found["queries"][kept[((x2 - x1) * (y2 - y1)).argmax()]])
+
     # what the methods pick from
 
     def _encoder(self) -> list[AttentionRecord]:

@@ -101,6 +101,10 @@ def test_all_detections_once_for_each_query(seen):
     assert drawn["shares"].shape == (2 * len(kept), 3)
     weights = seen.records[-1].weights[0, kept].sum((1, 3)) / 2
     np.testing.assert_allclose(np.sort(drawn["shares"][::2], 0), np.sort(weights, 0), rtol=1e-5)
+    boxes = seen.found["boxes"]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    best = [int((seen.found["queries"] == query).nonzero()[0]) for query in kept]
+    assert seen.largest() == kept[areas[best].argmax()]
     nothing = dataclasses.replace(seen, threshold=1.1)  # at least the best is shown
     assert nothing.paths()[1]["centres"].shape[0] == 1
 
