@@ -55,6 +55,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
         (dict(d_model=256, n_heads=7), "d_model=256 .*n_heads=7"),
         (dict(d_model=80, n_heads=8), "d_model=80 must be a multiple of 32"),
         (dict(two_stage=True), "two_stage needs box_refine"),
+        (dict(token_queries=True), "token_queries needs two_stage"),
         (dict(look_forward="back", box_refine=True), 'look_forward "back".*once, twice, always'),
         (dict(look_forward="twice"), 'look_forward "twice" needs box_refine'),
         (dict(dropout=1.0), "dropout is 1.0"),

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
+from ddetr_edu.attention import valid_ratios
 from ddetr_edu.detector import PictureSize, Predictions, best_detections, make_batch, to_floats
+from ddetr_edu.detector.model import shrink_mask
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,33 @@ def test_a_picture_is_resized_by_its_short_side_unless_the_long_one_gets_too_lon
     size, picture, expected
 ):
     assert PictureSize(*size).fit(*picture) == expected
+
+
+@pytest.mark.parametrize(
+    "picture, expected",
+    [((181, 203), (192, 224)), ((203, 190), (192, 192)), ((160, 224), (160, 224)),
+     ((10, 300), (32, 224)), ((224, 160), (224, 160))],
+)  # fmt: skip
+def test_sides_can_be_stretched_to_whole_tokens(picture, expected):
+    assert PictureSize(192, 224, multiple_of=32).fit(*picture) == expected
+
+
+def test_a_picture_of_whole_tokens_ends_where_the_model_counts_it_to_end():
+    """On every level: 192 of 224 px are 6/7 of the columns, which 190 px are on none."""
+    for multiple, exact in ((32, True), (1, False)):
+        size = PictureSize(190, 224, multiple_of=multiple)
+        images, mask = make_batch([torch.rand(3, 190, 190), torch.rand(3, 190, 224)], size)
+        masks = [
+            shrink_mask(mask, (images.shape[2] // s, images.shape[3] // s)) for s in (8, 16, 32)
+        ]
+        share = (~mask[0, 0]).sum() / mask.shape[2]
+        ratios = valid_ratios(masks)[0, :, 0]
+        assert torch.allclose(ratios, share, rtol=0, atol=1e-6) == exact, ratios
+
+
+def test_a_multiple_larger_than_the_picture_is_refused():
+    with pytest.raises(ValueError, match="multiple_of is 225; .* 1 to the long side, 224"):
+        PictureSize(192, 224, multiple_of=225)
 
 
 def test_the_long_side_is_never_exceeded():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig
+from ddetr_edu.detector.position import sine_boxes
 from ddetr_edu.detector.queries import propose
 
 LEVELS = [(11, 53), (6, 27), (3, 14)]  # (H, W); 53 columns: the outermost stand within 0.01
@@ -141,6 +142,36 @@ def test_references_of_the_decoder_are_the_chosen_boxes(build):
     torch.testing.assert_close(run(model)[0].boxes, queries.reference_points, rtol=0, atol=2e-5)
 
 
+@torch.no_grad()
+def test_tokens_of_any_class_become_queries_with_what_they_know(build):
+    model = build(two_stage=True, token_queries=True)
+    model.queries.heads.classify.weight.normal_()
+    out, memory, masks = run(model)
+    assert not out.encoder.only_objects
+    own = model.queries
+    queries, (logits, boxes) = own(memory, masks)
+    usable = propose(masks, torch.float32)[1][..., None]
+    state = own.memory_norm(own.memory_projection(memory * usable))
+    for n in range(2):
+        order = sorted(range(logits.shape[1]), key=lambda s: -logits[n, s].max().item())[:11]
+        assert order != sorted(order) and len({logits[n, s].argmax().item() for s in order}) > 1
+        torch.testing.assert_close(queries.content[n], state[n, order], rtol=0, atol=1e-5)
+        assert torch.equal(queries.reference_points[n], boxes[n, order])
+    placed = own.to_position(sine_boxes(queries.reference_points, 96))
+    torch.testing.assert_close(queries.position, placed, rtol=0, atol=1e-5)
+
+
+def test_the_decoders_losses_do_not_reach_the_tokens_that_become_queries(build):
+    model = build(two_stage=True, token_queries=True)
+    out, _, _ = run(model)
+    sum(
+        x.square().sum() for layer in (out, *out.aux) for x in (layer.boxes, layer.logits)
+    ).backward()
+    idle = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    proposing = ("queries.heads.", "queries.memory_")
+    assert idle == {n for n, _ in model.named_parameters() if n.startswith(proposing)}
+
+
 def test_more_queries_than_tokens_takes_all_tokens(build):
     model = build(two_stage=True, n_queries=300)
     square = torch.zeros(1, 96, 96, dtype=torch.bool)
@@ -183,7 +214,8 @@ def test_tokens_without_a_usable_box_are_finite_forwards_and_backwards(build):
 
 def test_in_two_stages_no_head_guesses_a_size():
     torch.manual_seed(0)
-    model = DeformableDETR(DeformableDETRConfig.preset("tiny_two_stage", num_classes=6))
+    model = DeformableDETR(DeformableDETRConfig.preset(
+        "tiny_two_stage", num_classes=6, token_queries=False))  # fmt: skip
     for heads in [*model.decoder.heads, model.queries.heads]:
         assert not heads.locate[-1].weight.any() and not heads.locate[-1].bias.any()
         torch.testing.assert_close(heads.classify.bias.sigmoid(), torch.full((6,), 0.01))

@@ -65,14 +65,22 @@ def test_processes_and_batches_share_the_pictures_of_a_step(world_size, accumula
 
 
 def test_generated_scenes_come_by_number():
-    schedule = Schedule(n_pictures=10**9, batch=3, seed=2, rank=1, world_size=2, in_order=True)
-    assert places(schedule, 2) == [[3, 4, 5], [9, 10, 11]]
+    schedule = Schedule(n_pictures=12, batch=3, seed=2, rank=1, world_size=2, endless=True)
+    assert places(schedule, 3) == [[3, 4, 5], [9, 10, 11], [15, 16, 17]]
     assert places(schedule, 1, step=10**7) == [[60000003, 60000004, 60000005]]
+
+
+def test_generated_scenes_of_one_shape_come_together_and_none_twice():
+    schedule = Schedule(n_pictures=40, batch=4, seed=0, wide=lambda i: i % 3 == 0, endless=True)
+    batches = places(schedule, 30)
+    assert sorted(sum(batches, [])) == list(range(120))
+    assert len([batch for batch in batches if len({i % 3 == 0 for i in batch}) == 2]) <= 3
+    assert places(schedule, 7, step=13) == batches[13:20]
 
 
 def test_pictures_of_one_shape_come_together():
     wide = [i % 3 != 0 for i in range(50)]
-    schedule = Schedule(n_pictures=50, batch=4, seed=0, wide=wide)
+    schedule = Schedule(n_pictures=50, batch=4, seed=0, wide=wide.__getitem__)
     batches = places(schedule, 12)
     mixed = [batch for batch in batches if len({wide[i] for i in batch}) == 2]
     assert len(mixed) <= 2 and len(set(sum(batches, []))) == 48
@@ -82,8 +90,8 @@ def test_pictures_of_one_shape_come_together():
 
 def test_those_that_fill_no_group_keep_their_order():
     wide = [True, False, True, True, False, True, False, True]
-    assert by_shape([7, 0, 1, 4, 2, 3, 6, 5], wide, 3) == [7, 0, 2, 1, 4, 6, 3, 5]
-    assert by_shape([1, 0, 4, 2], wide, 3) == [1, 0, 4, 2]
+    assert by_shape([7, 0, 1, 4, 2, 3, 6, 5], wide.__getitem__, 3) == [7, 0, 2, 1, 4, 6, 3, 5]
+    assert by_shape([1, 0, 4, 2], wide.__getitem__, 3) == [1, 0, 4, 2]
 
 
 def test_a_step_larger_than_the_set_is_refused():

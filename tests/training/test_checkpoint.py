@@ -5,6 +5,7 @@ import pickle
 import stat
 
 import pytest
+import safetensors.torch
 import torch
 
 from ddetr_edu.detector import DETR, DETRConfig, PictureSize
@@ -37,6 +38,35 @@ def test_a_round_trip_gives_identical_answers(detector, image, tmp_path):
     assert loaded.size == detector.size and loaded.model.config == detector.model.config
     for name, values in detector([image])[0].items():
         assert torch.equal(loaded([image])[0][name], values), name
+
+
+@torch.no_grad()
+def test_a_model_to_give_away_is_small_and_nearly_the_same(detector, image, tmp_path):
+    save(tmp_path / "m.safetensors", detector)
+    save(tmp_path / "c.pt", detector)
+    loaded = load(tmp_path / "m.safetensors")
+    assert not loaded.training and loaded.categories == detector.categories
+    assert loaded.size == detector.size and loaded.model.config == detector.model.config
+    for name, weight in detector.model.state_dict().items():
+        kept = loaded.model.state_dict()[name]
+        expected = weight.half().float() if weight.dim() > 1 else weight
+        assert torch.equal(kept, expected), name
+    sizes = [(tmp_path / name).stat().st_size for name in ("m.safetensors", "c.pt")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [(None, "no model at"), (b"", "cannot be read"), (b"x" * 99, "cannot be read"),
+     (safetensors.torch.save({"a": torch.zeros(2)}), "no model of this library"),
+     (safetensors.torch.save({"a": torch.zeros(2)}, {"format": "ddetr-edu checkpoint 1"}),
+      "does not fit")],
+)  # fmt: skip
+def test_a_model_that_is_none_is_named(content, said, tmp_path):
+    if content is not None:
+        (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        load(tmp_path / "m.safetensors")
 
 
 @torch.no_grad()

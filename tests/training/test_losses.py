@@ -130,7 +130,7 @@ def test_every_layer_is_matched_anew_and_named(scene):
 
 
 @pytest.mark.parametrize("objects", [COUNTS, (0, 0, 0)])
-def test_the_encoder_learns_objects_of_class_0_whatever_they_are(scene, objects):
+def test_an_official_encoder_learns_objects_of_class_0_and_others_the_classes(scene, objects):
     logits, boxes, targets = as_float32(scene)
     targets = [
         {k: v[:count] for k, v in t.items()} for t, count in zip(targets, objects, strict=True)
@@ -138,6 +138,11 @@ def test_the_encoder_learns_objects_of_class_0_whatever_they_are(scene, objects)
     tokens = logits.roll(3, 1), boxes.roll(1, 1)
     tokens[1][:, -1] = 1.0  # of a token without a usable box
     found = detection_losses(
+        Predictions(logits, boxes, encoder=Predictions(*tokens, only_objects=True)),
+        targets,
+        WEIGHTS,
+    )
+    by_class = detection_losses(
         Predictions(logits, boxes, encoder=Predictions(*tokens)), targets, WEIGHTS
     )
     without = detection_losses(Predictions(logits, boxes), targets, WEIGHTS)
@@ -148,6 +153,9 @@ def test_the_encoder_learns_objects_of_class_0_whatever_they_are(scene, objects)
     for kind, value in expected.items():
         weighed = getattr(WEIGHTS, kind) * value / max(sum(objects), 1)
         assert found[f"loss_{kind}_encoder"].item() == pytest.approx(weighed, rel=1e-4, abs=1e-6)
+    for kind, value in named.items():
+        weighed = getattr(WEIGHTS, kind) * value / max(sum(objects), 1)
+        assert by_class[f"loss_{kind}_encoder"].item() == pytest.approx(weighed, rel=1e-4, abs=1e-6)
     assert sum(objects) == 0 or abs(named["label"] - expected["label"]) > 0.1
 
 
