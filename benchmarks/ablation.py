@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from ddetr_edu.bench import load, machine
+from ddetr_edu.detector import PictureSize
 from ddetr_edu.detector.config import PRESETS, TINY
 from ddetr_edu.training import TrainConfig, learner, train
 from ddetr_edu.training.optim import OptimConfig, set_rate
@@ -27,8 +28,11 @@ FULL = "the full recipe"
 # What each variant changes in the settings of `ddetr train`; two change something else, below.
 VARIANTS = {
     FULL: {},
+    "sides not of whole tokens": dict(size=PictureSize(192, 224)),
+    "queries from boxes, as officially": dict(preset="tiny_box_queries"),
     "one stage": dict(preset="tiny"),
     "one stage, no refinement": dict(preset="tiny_no_refinement"),
+    "fp32, not bf16": dict(precision="fp32"),
     "denoising, 5 groups": dict(denoising=5),
     "grid_sample, no kernel": {},
     "batch 4": dict(batch=4),
@@ -53,11 +57,15 @@ def run(variant: str, minutes: float, seed: int) -> dict:
     change = ELSEWHERE.get(variant, contextlib.nullcontext())
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(PRESETS, tiny_no_refinement={**TINY, "box_refine": False}),
+        mock.patch.dict(
+            PRESETS,
+            tiny_no_refinement={**TINY, "box_refine": False},
+            tiny_box_queries={**TINY, "two_stage": True},
+        ),
         change,
         contextlib.redirect_stdout(io.StringIO()),  # the progress bar on stderr is enough
     ):
-        settings = dict(preset="tiny_two_stage") | VARIANTS[variant]
+        settings = dict(preset="tiny_two_stage", precision="bf16") | VARIANTS[variant]
         config = TrainConfig(
             **settings, minutes=minutes, seed=seed, out=Path(folder), eval_every=10**9, device="cpu"
         )

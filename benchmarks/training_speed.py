@@ -137,7 +137,11 @@ class SameBackbone(nn.Module):
 
 def build(preset: str, scenes: Shapes) -> tuple[nn.Module, nn.Module]:
     """Our model and theirs, with the same weights."""
-    config = dd.DeformableDETRConfig.preset(preset, num_classes=len(scenes.categories))
+    config = dd.DeformableDETRConfig.preset(
+        preset,
+        num_classes=len(scenes.categories),
+        token_queries=False,  # theirs has none
+    )
     ours = dd.DeformableDETR(config)
     saved = ours
     if config.backbone == "tiny":  # a file of theirs needs a ResNet, which is then taken out again

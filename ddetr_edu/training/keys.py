@@ -274,3 +274,8 @@ def check_convertible(config: DeformableDETRConfig | DETRConfig) -> None:
             "the other implementations read one level of the backbone or all three, so a model "
             "with n_levels=2 cannot be converted"
         )
+    if isinstance(config, DeformableDETRConfig) and config.token_queries:
+        raise ValueError(
+            "the other implementations make queries from boxes alone, so a model with "
+            "token_queries=True cannot be converted"
+        )

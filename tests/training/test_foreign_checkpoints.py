@@ -124,7 +124,11 @@ def test_the_size_of_pictures_is_read_in_its_older_and_newer_form():
 @pytest.mark.parametrize("write", [save_official, save_huggingface])
 @pytest.mark.parametrize(
     "changes, message",
-    [(dict(backbone="tiny"), "tiny backbone exists in this"), (dict(n_levels=2), "n_levels=2")],
+    [
+        (dict(backbone="tiny"), "tiny backbone exists in this"),
+        (dict(n_levels=2), "n_levels=2"),
+        (dict(box_refine=True, two_stage=True, token_queries=True), "token_queries=True"),
+    ],
 )
 def test_what_the_others_cannot_hold_is_refused_in_words(tmp_path, write, changes, message):
     with pytest.raises(ValueError, match=message):
