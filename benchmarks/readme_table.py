@@ -1,13 +1,15 @@
-"""Write the speed table of README.md from benchmarks/results/attention.json.
+"""Write the tables of README.md from benchmarks/results/attention.json and shapes.json.
 
-The table stands between two comments in README.md and is not edited by hand.
+Each stands between two comments in README.md and is not edited by hand.
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
+SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
 ROOT = Path(__file__).parents[1]
 PLACES = {"initial": "initial offsets", "near": "2 px around", "anywhere": "anywhere"}
 
@@ -43,23 +45,52 @@ def speed_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def shapes_table(results: dict) -> str:
+    """A Markdown table of what was learned in how many minutes: medians over the seeds."""
+    names = {
+        "AP": "AP",
+        "AP50": "AP50",
+        "AP_S": "AP small",
+        "AP_M": "AP medium",
+        "AP_L": "AP large",
+    }
+    lines = [
+        "| preset | minutes | seeds | steps | " + " | ".join(names.values()) + " |",
+        "|---|" + "---:|" * (3 + len(names)),
+    ]
+    for preset, minutes in dict.fromkeys((r["preset"], r["minutes"]) for r in results["runs"]):
+        runs = [r for r in results["runs"] if (r["preset"], r["minutes"]) == (preset, minutes)]
+        steps, *scores = (statistics.median(r[name] for r in runs) for name in ("steps", *names))
+        cells = [f"`{preset}`", f"{minutes:g}", f"{len(runs)}", f"{steps:.0f}"]
+        lines.append("| " + " | ".join(cells + [f"{100 * score:.1f}" for score in scores]) + " |")
+    about = results["machine"]
+    lines += ["", f"500 scenes that no choice was made by, in bf16; {about['processor']}, "
+              f"{about['cores']} cores, torch {about['torch']}, {about['date']}. Run it yourself: "
+              "`python benchmarks/shapes.py`."]  # fmt: skip
+    return "\n".join(lines)
+
+
 def milliseconds(value: float) -> str:
     """Three digits, and never an exponent."""
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
-def with_table(readme: str, table: str) -> str:
+def with_table(readme: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """The README with the table between its comments. Raises: ValueError if they are missing."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        raise ValueError(f"README.md needs the lines {begin} and {end}, once each")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":
-    results = json.loads((ROOT / "benchmarks/results/attention.json").read_text())
+    attention, shapes = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        for name in ("attention", "shapes")
+    )
     readme = ROOT / "README.md"
-    text = with_table(readme.read_text(), speed_table(results))
+    text = with_table(readme.read_text(), speed_table(attention))
+    text = with_table(text, shapes_table(shapes), *SHAPES)
     if "--check" in sys.argv[1:]:
         sys.exit(0 if text == readme.read_text() else "README.md is out of date: run this program")
     readme.write_text(text)
