@@ -53,6 +53,13 @@ def test_the_readme_table_is_put_between_its_comments():
 
 
 def test_the_readme_shows_the_committed_results():
-    results = json.loads((ROOT / "benchmarks/results/attention.json").read_text())
     readme = (ROOT / "README.md").read_text()
-    assert PROGRAM["with_table"](readme, PROGRAM["speed_table"](results)) == readme
+    for name in ("attention", "shapes"):
+        results = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        if name == "attention":
+            shown = PROGRAM["with_table"](readme, PROGRAM["speed_table"](results))
+        else:
+            shown = PROGRAM["with_table"](
+                readme, PROGRAM["shapes_table"](results), *PROGRAM["SHAPES"]
+            )
+        assert shown == readme, f"run benchmarks/readme_table.py: {name}.json has changed"
