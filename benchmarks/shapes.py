@@ -73,8 +73,11 @@ def ship(folder: Path, row: dict) -> None:
     """Write the model that comes with the course: its weights, its log, what it was measured at."""
     SHIPPED.mkdir(exist_ok=True)
     save(SHIPPED / "model.safetensors", load(folder / "checkpoint.pt"))
-    for name in ("metrics.jsonl", "config.json", "curves.png"):
+    for name in ("metrics.jsonl", "curves.png"):
         shutil.copy(folder / name, SHIPPED / name)
+    config = json.loads((folder / "config.json").read_text())
+    del config["out"]  # a place on the machine it was made on
+    (SHIPPED / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     metrics, table = evaluate(
         load(SHIPPED / "model.safetensors"), held_out_scenes("test"), 8, workers=1
     )

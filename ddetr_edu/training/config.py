@@ -40,7 +40,7 @@ class TrainConfig:
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU where there is one
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
     checkpoint_activations: bool = False  # less memory, more time: compute encoder layers twice
-    workers: int | None = None  # processes that prepare batches; 1, with a GPU up to 8
+    workers: int | None = None  # processes that prepare batches; 0 or 1, with a GPU up to 8
 
     eval_every: int = 500  # steps between evaluations; one more comes at the end
     save_every: int | None = None  # steps between checkpoints; as eval_every if not given

@@ -132,7 +132,7 @@ def pick_workers(config: TrainConfig) -> int:
     if config.workers is not None:
         return config.workers
     if not torch.cuda.is_available():
-        return 1
+        return int((os.cpu_count() or 1) > 2)  # two cores are busy with training already
     return max(1, min(8, (os.cpu_count() or 1) // distributed.world_size() - 1))
 
 
