@@ -56,11 +56,16 @@ CASES = {
 PHASES = ("forward", "losses", "backward", "optimiser")
 # What an operator of torch is part of, forward and backward; the rest is glue.
 PARTS = {
-    "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward"),
+    "convolutions": (
+        "aten::mkldnn_convolution",
+        "aten::convolution_backward",
+        "aten::_slow_conv2d",
+    ),
     "norms": ("aten::native_",),
     "linear layers": ("aten::addmm", "aten::mm"),
     "deformable attention": ("ddetr_edu::",),
     "dense self-attention": ("aten::_scaled_dot_product", "aten::bmm"),
+    "dropout": ("aten::bernoulli_",),
     "copies": ("aten::copy_", "aten::cat"),
 }
 
