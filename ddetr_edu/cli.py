@@ -308,18 +308,25 @@ def run_gallery(
     if pictures:
         chosen, what = open_upright(pictures[0]), pictures[0].name
         others = [decoder(open_upright(picture)) for picture in pictures[1:]]
+        target = None
     else:
-        scenes = [decoder(scene) for scene, _ in held_out_scenes().first(24)]
+        scenes = []
+        for scene, target in held_out_scenes().first(24):
+            scenes.append(decoder(scene))
+            scenes[-1].target = target
         best = max(scenes, key=lambda seen: int((seen.found["scores"] >= threshold).sum()))
         chosen, what = best.picture, "a generated scene that no training saw"
         others = [seen for seen in scenes if seen is not best]
+        target = best.target
     config = detector.model.config
     about = (
         f"A model of {config.n_encoder_layers} encoder and {config.n_decoder_layers} decoder "
         f"layers, {config.n_heads} heads, {config.n_levels} levels and {config.n_points} points, "
         f"`{checkpoint.name}`, looks at {what}."
     )
-    for file in write_gallery(out, look(detector, chosen, threshold), others, about):
+    seen = look(detector, chosen, threshold)
+    seen.target = target
+    for file in write_gallery(out, seen, others, about):
         print(f"wrote {file}")
 
 

@@ -93,6 +93,20 @@ EXHIBITS = [
         "seen.paths()", lambda seen, others: seen.paths(),
     ),
     Exhibit(
+        "matching", "The matching",
+        "Left, each object's box (numbered) and that of the query it is given; right, what each "
+        "pairing would cost, with the chosen ones marked: no query answers for two objects.",
+        "seen.matching()",
+        lambda seen, others: seen.matching() if seen.target else None,
+    ),
+    Exhibit(
+        "matching-by-layer", "The matching, layer by layer",
+        "A row for each object and a column for each decoder layer: where the number changes, "
+        "another query has become the cheapest answer.",
+        "seen.matching_by_layer()",
+        lambda seen, others: seen.matching_by_layer() if seen.target else None,
+    ),
+    Exhibit(
         "levels", "Levels and sizes",
         "Each mark is the share of weight that a found object's query gave a level, the lines are "
         "means: where a line rises, larger objects read more of that level.",
@@ -117,7 +131,8 @@ EXHIBITS = [
 def write_gallery(out: Path, seen: Seen, others: list[Seen], about: str) -> list[Path]:
     """Write every exhibit as PNG into a folder, and a page beside it: docs/gallery and .md.
 
-    A picture that this model does not have, such as the proposals of one stage, is left out.
+    What is not there to be drawn is left out: the proposals of a model of one stage, the matching
+    where seen.target does not say what is in the picture.
 
     others: further pictures, for what is counted over many
     about:  a sentence for the top of the page: which model, which picture

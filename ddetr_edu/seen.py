@@ -18,6 +18,7 @@ from ddetr_edu import viz
 from ddetr_edu.attention import AttentionRecord, MSDeformAttn, initial_offsets
 from ddetr_edu.attention.capture import Layers
 from ddetr_edu.detector import DETR, Captured, capture
+from ddetr_edu.matched import Matched, look_at_matching
 from ddetr_edu.training import Detector, load_picture
 from ddetr_edu.training.detector import Picture
 
@@ -60,6 +61,7 @@ class Seen:
     records: Captured
     found: dict[str, Tensor]  # of Detector.predict, the 100 best: boxes, scores, labels, queries
     threshold: float
+    target: dict[str, Tensor] | None = None  # "boxes" and "labels" of what is there, where known
 
     def boxes(self) -> Drawn:
         """The detections at or above the threshold."""
@@ -222,6 +224,22 @@ class Seen:
 
     def _decoder(self) -> list[AttentionRecord]:
         return self._part("decoder")
+
+    def matching(self, layer: int = -1) -> Drawn:
+        """Which query the matching gives to each object after one layer, and what it would cost."""
+        return self._matched().lines(layer)
+
+    def matching_by_layer(self) -> Drawn:
+        """Which query each object gets after each decoder layer."""
+        return self._matched().by_layer()
+
+    def _matched(self) -> Matched:
+        if self.target is None:
+            raise ValueError(
+                "nothing says what is in this picture; give it: seen.target = "
+                '{"boxes": (T, 4) xyxy in pixels, "labels": (T,)}'
+            )
+        return look_at_matching(self.detector, self.picture, self.target)
 
     def _part(self, part: str) -> list[AttentionRecord]:
         records = [record for record in self.records if record.name.startswith(part)]

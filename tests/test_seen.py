@@ -159,7 +159,11 @@ def test_a_converted_hugging_face_model_looks_the_same(seen, tmp_path):
 
 
 def test_the_gallery_has_a_sentence_for_every_picture(seen, tmp_path):
-    *pictures, page = write_gallery(tmp_path / "gallery", seen, [seen], "A model looks.")
+    with pytest.raises(ValueError, match="nothing says what is in this picture"):
+        seen.matching()
+    target = {"boxes": torch.tensor([[5.0, 6, 40, 50]]), "labels": torch.tensor([1])}
+    known = dataclasses.replace(seen, target=target)
+    *pictures, page = write_gallery(tmp_path / "gallery", known, [seen], "A model looks.")
     assert [p.stem for p in pictures] == [exhibit.name for exhibit in EXHIBITS]
     text = page.read_text()
     assert page == tmp_path / "gallery.md" and "A model looks." in text
