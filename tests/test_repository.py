@@ -72,7 +72,8 @@ def test_the_commands_in_the_readme_parse():
 
 def test_nothing_large_is_tracked():
     for path in tracked_files():
-        assert path.stat().st_size < 2_000_000, path
+        most = 8_000_000 if path.suffix == ".safetensors" else 2_000_000
+        assert path.stat().st_size < most, path
 
 
 def test_importing_the_library_has_no_side_effects():

@@ -11,7 +11,7 @@ def test_the_defaults_are_the_official_ones():
     assert dataclasses.asdict(DeformableDETRConfig()) == dict(
         num_classes=91, backbone="resnet50", dilation=False, d_model=256, n_heads=8, n_levels=4,
         n_points=4, n_encoder_layers=6, n_decoder_layers=6, d_ffn=1024, dropout=0.1, n_queries=300,
-        box_refine=False, two_stage=False, look_forward="once",
+        box_refine=False, two_stage=False, token_queries=False, look_forward="once",
     )  # fmt: skip
 
 
