@@ -12,6 +12,7 @@ from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.config import TrainConfig
 from ddetr_edu.training.evaluate import check_dataset, evaluate
 from ddetr_edu.training.learner import Learner
+from ddetr_edu.training.memory import keep_freed_memory
 from ddetr_edu.training.prepare import (
     build_detector,
     build_schedule,
@@ -51,6 +52,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         SIGTERM. Whichever it is, checkpoints already written are kept.
     """
     torch.set_flush_denormal(True)  # numbers next to zero slow a CPU down a hundredfold
+    keep_freed_memory()
     device = pick_device(config.device)
     with distributed.processes(device):
         training_set, validation_set = open_datasets(config)

@@ -82,19 +82,20 @@ def match(
         than queries, the costliest objects go without.
     Source: paper, section 3 (Hungarian matching, as in DETR); scipy.optimize solves it.
     """
+    labels = torch.cat([target["labels"] for target in targets])
+    target_boxes = torch.cat([target["boxes"] for target in targets])
+    # Of all queries with the objects of all pictures, in one go: a picture alone is too little work
+    # for a device, and the pairs across pictures, which nobody looks at, cost next to nothing.
+    costs = matching_cost(
+        logits.flatten(0, 1).float(), boxes.flatten(0, 1).float(), labels, target_boxes, weights
+    )  # (N*Lq, objects)
+    # A model that has diverged gives NaN; scipy would refuse it before the loss can report it.
+    costs = costs.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu()
+    of_pictures = costs.unflatten(0, logits.shape[:2]).split(
+        [len(t["labels"]) for t in targets], -1
+    )
     pairs = []
-    for n, target in enumerate(targets):
-        cost = matching_cost(
-            logits[n].float(), boxes[n].float(), target["labels"], target["boxes"], weights
-        )
-        # A model that has diverged gives NaN; scipy would refuse it before the loss can report it.
-        cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
-        queries, objects = linear_sum_assignment(cost.cpu().numpy())
-        device = logits.device
-        pairs.append(
-            (
-                torch.as_tensor(queries, dtype=torch.int64, device=device),
-                torch.as_tensor(objects, dtype=torch.int64, device=device),
-            )
-        )
+    for n, of_objects in enumerate(of_pictures):  # (N, Lq, T) each
+        queries, objects = linear_sum_assignment(of_objects[n].numpy())
+        pairs.append(tuple(torch.as_tensor(i, device=logits.device) for i in (queries, objects)))
     return pairs
