@@ -33,8 +33,15 @@ from ddetr_edu.training import TrainConfig, evaluate
 from ddetr_edu.training.batches import Seeded, open_batches
 from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.learner import Learner
+from ddetr_edu.training.memory import keep_freed_memory
 from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
-from ddetr_edu.training.prepare import build_detector, build_schedule, open_datasets, pick_optim
+from ddetr_edu.training.prepare import (
+    build_detector,
+    build_schedule,
+    open_datasets,
+    pick_optim,
+    pick_workers,
+)
 from ddetr_edu.viz.style import COLOURS, NotebookFigure
 
 METHODS = {
@@ -117,8 +124,9 @@ def faster_rcnn_step(detector: nn.Module, optim: OptimConfig) -> Callable:
 
 def run(settings: dict, minutes: float, every: float, n_scenes: int) -> dict:
     """Train for so many minutes; evaluate each `every` minutes and at the end."""
-    config = TrainConfig(**settings, minutes=minutes, device="cpu", workers=1)
+    config = TrainConfig(**settings, minutes=minutes, device="cpu")
     training_set, _ = open_datasets(config)
+    workers = pick_workers(config)
     scenes = held_out_scenes().first(n_scenes)
     torch.manual_seed(config.seed)
     if config.preset:
@@ -128,9 +136,7 @@ def run(settings: dict, minutes: float, every: float, n_scenes: int) -> dict:
         detector = ShapesFasterRCNN(training_set.categories, config.size)
         step = faster_rcnn_step(detector, pick_optim(config))
     schedule = build_schedule(config, training_set)
-    batches = open_batches(
-        Seeded(training_set, config.seed), schedule.batches_from(0), config.workers
-    )
+    batches = open_batches(Seeded(training_set, config.seed), schedule.batches_from(0), workers)
     clock, points = Clock(minutes, None), []
     detector.train()
     clock.start()
@@ -139,7 +145,7 @@ def run(settings: dict, minutes: float, every: float, n_scenes: int) -> dict:
         clock.tick(torch.device("cpu"))
         if clock.minutes >= every * (len(points) + 1) or clock.progress == 1:
             with clock.paused():
-                metrics, _ = evaluate(detector, scenes, config.batch, False, config.workers)
+                metrics, _ = evaluate(detector, scenes, config.batch, False, workers)
             point = {"minutes": round(clock.minutes, 3), "step": clock.step}
             points.append(point | {name: round(metrics[name], 4) for name in KEPT})
             print(f"  {clock.minutes:5.1f} minutes, step {clock.step}: AP {metrics['AP']:.3f}, "
@@ -178,7 +184,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="another learning rate, to try it")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/curves"))
     arguments = parser.parse_args()
-    torch.set_flush_denormal(True)  # as `ddetr train` does
+    torch.set_flush_denormal(True)  # both as `ddetr train` does
+    keep_freed_memory()
     out = arguments.out.with_suffix(".json")
     done = json.loads(out.read_text())["methods"] if out.exists() else {}
     done = {name: method for name, method in done.items() if method["minutes"] == arguments.minutes}

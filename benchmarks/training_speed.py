@@ -44,6 +44,7 @@ from ddetr_edu.data import Shapes
 from ddetr_edu.detector import PictureSize, make_batch, to_floats
 from ddetr_edu.training import Detector, detection_losses
 from ddetr_edu.training.huggingface import save_huggingface
+from ddetr_edu.training.memory import keep_freed_memory
 from ddetr_edu.training.optim import RECIPES, build_optimizer
 from ddetr_edu.viz.style import COLOURS, NotebookFigure
 
@@ -304,7 +305,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_speed"))
     arguments = parser.parse_args()
-    torch.set_flush_denormal(True)  # as `ddetr train` does
+    torch.set_flush_denormal(True)  # both as `ddetr train` does
+    keep_freed_memory()  # it serves both sides
     results = {
         "machine": machine(), "transformers": transformers.__version__,
         "threads": torch.get_num_threads(), "cases": {},
