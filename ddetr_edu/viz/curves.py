@@ -24,7 +24,7 @@ def plot_curves(
         for name in (*LOSSES, "AP", "AP50")
     }
     figure = NotebookFigure(9, 3.4)
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     for colour, (name, label) in zip(COLOURS, LOSSES.items(), strict=False):
         if len(curves[name]):
             left.plot(*curves[name].T, color=colour, lw=1.2, label=label)
