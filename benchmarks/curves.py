@@ -158,6 +158,7 @@ def plot(results: dict, path: Path) -> None:
     """AP of each method as it went, from nothing at minute 0."""
     figure = NotebookFigure(7, 4)
     axis = figure.subplots()
+    best = max(p["AP"] for method in results["methods"].values() for p in method["points"])
     looks = zip(COLOURS, ("o-", "s--", "^-."), results["methods"].items(), strict=False)
     for colour, style, (name, method) in looks:
         points = [(0, 0), *((p["minutes"], 100 * p["AP"]) for p in method["points"])]
@@ -168,7 +169,7 @@ def plot(results: dict, path: Path) -> None:
         xlabel=f"minutes of training on {about['cores']} cores of an {about['processor']}",
         ylabel=f"AP on {results['scenes']} held-out scenes",
         xlim=(0, None),
-        ylim=(0, 100),
+        ylim=(0, min(140 * best, 100)),  # room for the legend
     )
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, loc="upper left")

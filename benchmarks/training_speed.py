@@ -2,30 +2,33 @@
 
     uv run --group peers python benchmarks/training_speed.py [--rounds 15] [--cases tiny]
 
-The two take turns in one process, on the same batch, which lies in memory already resized, padded
-and normalised. A step is the forward pass, matching and all losses (each side by its own code, a
-loss for every decoder layer), the backward pass, and clipping and AdamW with the same settings.
+The two take turns, each in a process of its own, on the same batch, which lies in memory already
+resized, padded and normalised. A step is the forward pass, matching and all losses (each side by
+its own code, a loss for every decoder layer), the backward pass, and clipping and AdamW with the
+same settings.
 
 - tiny, tiny_two_stage: scenes at 192 px, batch 8, with padding. Hugging Face cannot build this
   backbone, so their model gets a copy of ours, and of the three convolutions that bring its maps
   to their channels; the rest is theirs, from the first token to the loss.
 - r50_two_stage: a picture of 512 x 768. Everything is theirs; their ResNet-50 is timm's.
 
-Ours keeps the channels of a pixel side by side, as `ddetr train` does; theirs is as it comes from
-`from_pretrained`, with dropout in the places of the official code. In two stages we also compute
-the encoder's loss, which theirs leaves out. Prints a table and where our time goes; writes
-benchmarks/results/training_speed.json and .png.
+Ours keeps the channels of a pixel side by side, and memory from one step for the next, as `ddetr
+train` does; theirs is as it comes from `from_pretrained`, with dropout in the places of the
+official code. In two stages we also compute the encoder's loss, which theirs leaves out. Prints a
+table and where our time goes; writes benchmarks/results/training_speed.json and .png.
 """
 
 import argparse
 import copy
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -48,12 +51,15 @@ from ddetr_edu.training.memory import keep_freed_memory
 from ddetr_edu.training.optim import RECIPES, build_optimizer
 from ddetr_edu.viz.style import COLOURS, NotebookFigure
 
+spawn = multiprocessing.get_context("spawn")
+
 # preset: pictures in the batch, and their size
 CASES = {
     "tiny": (8, PictureSize(192, 224)),
     "tiny_two_stage": (8, PictureSize(192, 224)),
     "r50_two_stage": (1, PictureSize(512, 768)),
 }
+SIDES = ("ours", "theirs")
 PHASES = ("forward", "losses", "backward", "optimiser")
 # What an operator of torch is part of, forward and backward; the rest is glue.
 PARTS = {
@@ -194,31 +200,59 @@ def largest_difference(ours: nn.Module, theirs: nn.Module, batch: tuple) -> floa
     )
 
 
-def measure(preset: str, rounds: int) -> dict:
-    """Steps of both on one batch, taking turns."""
+def prepare_case(preset: str) -> tuple[nn.Module, nn.Module, tuple]:
+    """Our model, theirs, and the batch; the same in every process."""
     n_images, size = CASES[preset]
     torch.manual_seed(0)
     scenes = Shapes(n_images, seed=0)
     ours, theirs = build(preset, scenes)
+    batch = prepare(scenes, size)
     if preset.startswith("r50"):  # scenes are small; one is drawn out to a photograph's shape
-        batch = stretched(prepare(scenes, size), 512, 768)
-    else:
-        batch = prepare(scenes, size)
-    difference = largest_difference(ours, theirs, batch)
-    assert difference < 1e-3, f"these are different models: they differ by {difference}"
+        batch = stretched(batch, 512, 768)
+    return ours, theirs, batch
+
+
+def contend(preset: str, name: str, connection: Connection) -> None:
+    """A process of its own for one side: it makes a step, or tells about one, whenever asked."""
+    torch.set_flush_denormal(True)  # as `ddetr train` does; theirs gets it as well
+    ours, theirs, batch = prepare_case(preset)
     recipe = "fast" if preset.startswith("tiny") else "official"
-    contenders = {
-        "ours": Contender(ours, our_losses, recipe),
-        "theirs": Contender(theirs, their_losses, recipe),
-    }
-    seconds = {name: [] for name in contenders}
+    if name == "ours":
+        keep_freed_memory()  # as `ddetr train` does
+        connection.send((largest_difference(ours, theirs, batch), batch))
+        contender = Contender(ours, our_losses, recipe)
+        del theirs
+    else:
+        contender = Contender(theirs, their_losses, recipe)
+        del ours
+    while asked := connection.recv():
+        if asked == "step":
+            connection.send(contender.step(batch))
+        else:
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                contender.step(batch)
+            connection.send(by_part(profiled.key_averages()))
+
+
+def measure(preset: str, rounds: int) -> dict:
+    """Steps of both on one batch, taking turns: while one computes, the other waits."""
+    connections = {}
+    for name in SIDES:
+        connections[name], its_end = spawn.Pipe()
+        spawn.Process(target=contend, args=(preset, name, its_end), daemon=True).start()
+    difference, batch = connections["ours"].recv()
+    assert difference < 1e-3, f"these are different models: they differ by {difference}"
+    seconds = {name: [] for name in SIDES}
     for turn in range(rounds + 2):
-        for name, contender in contenders.items():
-            phases = contender.step(batch)
+        for name, connection in connections.items():
+            connection.send("step")
+            phases = connection.recv()
             if turn > 1:  # two rounds warm up
                 seconds[name].append(phases)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        contenders["ours"].step(batch)
+    connections["ours"].send("profile")
+    parts = connections["ours"].recv()
+    for connection in connections.values():
+        connection.send(None)
     steps = {name: [sum(s.values()) for s in each] for name, each in seconds.items()}
     medians = {name: statistics.median(each) for name, each in steps.items()}
     return {
@@ -232,7 +266,7 @@ def measure(preset: str, rounds: int) -> dict:
         },
         "steps_per_second": {name: round(1 / t, 3) for name, t in medians.items()},
         "ratio": round(medians["theirs"] / medians["ours"], 2),
-        "ours_by_part": by_part(profiled.key_averages()),
+        "ours_by_part": parts,
     }
 
 
@@ -305,8 +339,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_speed"))
     arguments = parser.parse_args()
-    torch.set_flush_denormal(True)  # both as `ddetr train` does
-    keep_freed_memory()  # it serves both sides
     results = {
         "machine": machine(), "transformers": transformers.__version__,
         "threads": torch.get_num_threads(), "cases": {},
