@@ -108,6 +108,7 @@ def plot(results: dict, path: Path) -> None:
     figure = NotebookFigure(7, 1 + 0.35 * len(rows))
     axis = figure.subplots()
     names = list(rows)
+    most = 100 * max(run["AP"] for run in results["runs"])
     aps = [100 * row["AP"] for row in rows.values()]
     colours = [COLOURS[1] if name == FULL else COLOURS[0] for name in names]
     axis.barh(names, aps, 0.7, color=colours)
@@ -115,9 +116,9 @@ def plot(results: dict, path: Path) -> None:
         seeds = [100 * run["AP"] for run in results["runs"] if run["variant"] == name]
         if len(seeds) > 1:
             axis.plot(seeds, [place] * len(seeds), "o", color="black", mec="white", ms=5)
-        axis.text(max(seeds) + 2, place, f"{aps[place]:.1f}", va="center", fontsize=9)
+        axis.text(max(seeds) + 1, place, f"{aps[place]:.1f}", va="center", fontsize=9)
     axis.invert_yaxis()
-    axis.set(xlabel=f"AP after {results['minutes']:g} minutes", xlim=(0, 100))
+    axis.set(xlabel=f"AP after {results['minutes']:g} minutes", xlim=(0, min(1.2 * most, 100)))
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 

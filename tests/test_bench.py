@@ -63,3 +63,10 @@ def test_the_readme_shows_the_committed_results():
                 readme, PROGRAM["shapes_table"](results), *PROGRAM["SHAPES"]
             )
         assert shown == readme, f"run benchmarks/readme_table.py: {name}.json has changed"
+
+
+def test_the_page_of_measurements_shows_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    program = runpy.run_path(str(ROOT / "benchmarks/measured_page.py"))
+    shown = (ROOT / "docs/measured.md").read_text()
+    assert shown == program["page"](), "run benchmarks/measured_page.py: a result has changed"
