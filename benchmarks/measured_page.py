@@ -69,15 +69,16 @@ def curves() -> str:
         for name, method in results["methods"].items()
         for last in method["points"][-1:]
     ]
+    minutes = max(method["minutes"] for method in results["methods"].values())
     return f"""## Beside DETR and Faster R-CNN
 
 ![AP against minutes](../benchmarks/results/curves.png)
 
 {table(["", "weights", "rate", "steps", *COLUMNS.values()], rows)}
 
-The same scenes in the same order, batch, pictures, backbone and minutes, in fp32, from nothing;
-{results["scenes"]} held-out scenes. Faster R-CNN is torchvision's, with anchors and proposals to
-suit such scenes. {on(results)}. `python benchmarks/curves.py`"""
+The same scenes in the same order, batch, pictures and backbone, {minutes:g} minutes each in fp32,
+from nothing; {results["scenes"]} held-out scenes. Faster R-CNN is torchvision's, with anchors
+and proposals to suit such scenes. {on(results)}. `python benchmarks/curves.py`"""
 
 
 def training_speed() -> str:
@@ -127,8 +128,8 @@ def photographs() -> str:
 
 Photographs of COCO, {height} to {width} px, {results["minutes"]:g} minutes from nothing
 ({results["steps"]} steps of batch {results["batch"]}, {results["epochs"]} times through, one stage,
-rate {results["lr"]:g}). It is learning those by heart, and next to nothing about others: what makes a
-dog a dog shows in thousands of dogs, and here most of COCO's categories have fewer than ten
+rate {results["lr"]:g}). It is learning those by heart, and next to nothing about others: what makes
+a dog a dog shows in thousands of dogs, and here most of COCO's categories have fewer than ten
 examples. It takes many more pictures, or a backbone that has seen many before (`--imagenet`).
 {on(results)}. `python benchmarks/photographs.py FOLDER`"""
 
