@@ -93,9 +93,9 @@ def training_speed() -> str:
 
 {table(["", "batch", "ours", "theirs", "ratio", "largest difference"], rows)}
 
-Whole training steps in fp32, taking turns, with the same configuration, weights and
-pictures; the difference is that of any score or coordinate. transformers
-{results["transformers"]}; {on(results)}. `python benchmarks/training_speed.py`
+Whole training steps, in fp32 or with both sides under autocast to bf16, taking turns, with the same
+configuration, weights and pictures; the difference is that of any score or coordinate, in fp32.
+transformers {results["transformers"]}; {on(results)}. `python benchmarks/training_speed.py`
 
 ![Where the time of a step goes](../benchmarks/results/training_speed.png)"""
 

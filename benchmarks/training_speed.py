@@ -11,6 +11,7 @@ same settings.
   backbone, so their model gets a copy of ours, and of the three convolutions that bring its maps
   to their channels; the rest is theirs, from the first token to the loss.
 - r50_two_stage: a picture of 512 x 768. Everything is theirs; their ResNet-50 is timm's.
+- bf16: the same with both under autocast, as `ddetr train --precision bf16` does it.
 
 Ours keeps the channels of a pixel side by side, and memory from one step for the next, as `ddetr
 train` does; theirs is as it comes from `from_pretrained`, with dropout in the places of the
@@ -53,11 +54,13 @@ from ddetr_edu.viz.style import COLOURS, NotebookFigure
 
 spawn = multiprocessing.get_context("spawn")
 
-# preset: pictures in the batch, and their size
+# preset, pictures in the batch, their size, and whether both sides are under autocast to bf16
 CASES = {
-    "tiny": (8, PictureSize(192, 224)),
-    "tiny_two_stage": (8, PictureSize(192, 224)),
-    "r50_two_stage": (1, PictureSize(512, 768)),
+    "tiny": ("tiny", 8, PictureSize(192, 224), False),
+    "tiny_two_stage": ("tiny_two_stage", 8, PictureSize(192, 224), False),
+    "r50_two_stage": ("r50_two_stage", 1, PictureSize(512, 768), False),
+    "tiny, bf16": ("tiny", 8, PictureSize(192, 224), True),
+    "r50_two_stage, bf16": ("r50_two_stage", 1, PictureSize(512, 768), True),
 }
 SIDES = ("ours", "theirs")
 PHASES = ("forward", "losses", "backward", "optimiser")
@@ -80,9 +83,9 @@ PARTS = {
 class Contender:
     """A model that trains, and a clock for the phases of its steps."""
 
-    def __init__(self, model: nn.Module, losses: Callable, recipe: str):
+    def __init__(self, model: nn.Module, losses: Callable, recipe: str, bf16: bool):
         self.model, self.losses = model.train(), losses
-        self.optim = RECIPES[recipe]
+        self.optim, self.bf16 = RECIPES[recipe], bf16
         self.optimizer = build_optimizer(model, self.optim)
         self.weights = [p for p in model.parameters() if p.requires_grad]
 
@@ -91,7 +94,8 @@ class Contender:
         seconds = {}
         began = time.perf_counter()
         self.optimizer.zero_grad()
-        loss, seconds["losses"] = self.losses(self.model, *batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss, seconds["losses"] = self.losses(self.model, *batch)
         computed = time.perf_counter()
         seconds["forward"] = computed - began - seconds["losses"]
         loss.backward()
@@ -107,7 +111,8 @@ def our_losses(model, images: Tensor, mask: Tensor, targets: list[dict]) -> tupl
     """The sum of all our losses, and the seconds that matching and losses took."""
     predictions = model(images, mask)
     began = time.perf_counter()
-    loss = sum(detection_losses(predictions, targets).values())
+    with torch.autocast("cpu", enabled=False):
+        loss = sum(detection_losses(predictions, targets).values())
     return loss, time.perf_counter() - began
 
 
@@ -200,9 +205,9 @@ def largest_difference(ours: nn.Module, theirs: nn.Module, batch: tuple) -> floa
     )
 
 
-def prepare_case(preset: str) -> tuple[nn.Module, nn.Module, tuple]:
+def prepare_case(case: str) -> tuple[nn.Module, nn.Module, tuple]:
     """Our model, theirs, and the batch; the same in every process."""
-    n_images, size = CASES[preset]
+    preset, n_images, size, _ = CASES[case]
     torch.manual_seed(0)
     scenes = Shapes(n_images, seed=0)
     ours, theirs = build(preset, scenes)
@@ -212,18 +217,18 @@ def prepare_case(preset: str) -> tuple[nn.Module, nn.Module, tuple]:
     return ours, theirs, batch
 
 
-def contend(preset: str, name: str, connection: Connection) -> None:
+def contend(case: str, name: str, connection: Connection) -> None:
     """A process of its own for one side: it makes a step, or tells about one, whenever asked."""
     torch.set_flush_denormal(True)  # as `ddetr train` does; theirs gets it as well
-    ours, theirs, batch = prepare_case(preset)
-    recipe = "fast" if preset.startswith("tiny") else "official"
+    ours, theirs, batch = prepare_case(case)
+    recipe = "fast" if case.startswith("tiny") else "official"
     if name == "ours":
         keep_freed_memory()  # as `ddetr train` does
         connection.send((largest_difference(ours, theirs, batch), batch))
-        contender = Contender(ours, our_losses, recipe)
+        contender = Contender(ours, our_losses, recipe, CASES[case][-1])
         del theirs
     else:
-        contender = Contender(theirs, their_losses, recipe)
+        contender = Contender(theirs, their_losses, recipe, CASES[case][-1])
         del ours
     while asked := connection.recv():
         if asked == "step":
@@ -234,12 +239,12 @@ def contend(preset: str, name: str, connection: Connection) -> None:
             connection.send(by_part(profiled.key_averages()))
 
 
-def measure(preset: str, rounds: int) -> dict:
+def measure(case: str, rounds: int) -> dict:
     """Steps of both on one batch, taking turns: while one computes, the other waits."""
     connections = {}
     for name in SIDES:
         connections[name], its_end = spawn.Pipe()
-        spawn.Process(target=contend, args=(preset, name, its_end), daemon=True).start()
+        spawn.Process(target=contend, args=(case, name, its_end), daemon=True).start()
     difference, batch = connections["ours"].recv()
     assert difference < 1e-3, f"these are different models: they differ by {difference}"
     seconds = {name: [] for name in SIDES}
@@ -343,11 +348,14 @@ def main() -> None:
         "machine": machine(), "transformers": transformers.__version__,
         "threads": torch.get_num_threads(), "cases": {},
     }  # fmt: skip
+    out = arguments.out.with_suffix(".json")
+    if out.exists():  # cases that are not asked for stay as they were
+        results["cases"] = json.loads(out.read_text())["cases"]
     for preset in arguments.cases:
         results["cases"][preset] = measure(preset, arguments.rounds)
         show(preset, results["cases"][preset])
     results["machine"]["load_after"] = load()
-    arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    out.write_text(json.dumps(results, indent=1) + "\n")
     plot(results, arguments.out.with_suffix(".png"))
 
 
