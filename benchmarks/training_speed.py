@@ -40,7 +40,6 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torchvision.ops import box_convert
 
 import ddetr_edu as dd
 from ddetr_edu.bench import load, machine
@@ -180,17 +179,11 @@ def build(preset: str, scenes: Shapes) -> tuple[nn.Module, nn.Module]:
     return ours.to(memory_format=torch.channels_last), theirs
 
 
-def prepare(scenes: Shapes, size: PictureSize) -> tuple[Tensor, Tensor, list[dict]]:
+def prepare(detector: Detector, scenes: Shapes, size: PictureSize) -> tuple:
     """Images (N, 3, H, W), padding mask, and targets as the losses want them."""
-    images, targets = [], []
-    for image, target in scenes:
-        height, width = image.shape[-2:]
-        boxes = target["boxes"].as_subclass(Tensor) / torch.tensor([width, height, width, height])
-        classes = target["labels"] - 1  # the categories are 1 to 6
-        images.append(to_floats(image))
-        targets.append({"labels": classes, "boxes": box_convert(boxes, "xyxy", "cxcywh")})
-    images, mask = make_batch(images, size)
-    return images, mask, targets
+    images, targets = zip(*scenes, strict=True)
+    inside = [detector.inside(t, i.shape[-2:]) for i, t in zip(images, targets, strict=True)]
+    return *make_batch([to_floats(image) for image in images], size), inside
 
 
 @torch.no_grad()
@@ -211,7 +204,7 @@ def prepare_case(case: str) -> tuple[nn.Module, nn.Module, tuple]:
     torch.manual_seed(0)
     scenes = Shapes(n_images, seed=0)
     ours, theirs = build(preset, scenes)
-    batch = prepare(scenes, size)
+    batch = prepare(Detector(ours, scenes.categories), scenes, size)
     if preset.startswith("r50"):  # scenes are small; one is drawn out to a photograph's shape
         batch = stretched(batch, 512, 768)
     return ours, theirs, batch
