@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 from torchvision.models import get_model, get_model_weights
@@ -23,6 +24,19 @@ def build_backbone(config: DeformableDETRConfig | DETRConfig) -> nn.Module:
     return ResNetBackbone(config.backbone, config.dilation)
 
 
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's frozen batch norm, in one pass over the map instead of two.
+
+    Under autocast the map also stays in 16 bits, which in torchvision's become 32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)"""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
 class ResNetBackbone(nn.Module):
     """A torchvision ResNet, read after its last three stages: C3, C4, C5.
 
@@ -38,7 +52,7 @@ class ResNetBackbone(nn.Module):
             resnet = get_model(
                 name,
                 weights=None,
-                norm_layer=FrozenBatchNorm2d,
+                norm_layer=FrozenNorm,
                 replace_stride_with_dilation=[False, False, dilation],
             )
         except (ValueError, NotImplementedError) as error:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ddetr_edu.attention import MSDeformAttn
 from ddetr_edu.attention.locations import SpatialShapes
 from ddetr_edu.detector.config import DeformableDETRConfig
+from ddetr_edu.detector.dropout import Dropout
 from ddetr_edu.detector.encoder import FeedForward
 from ddetr_edu.detector.heads import PredictionHeads, correct
 from ddetr_edu.detector.queries import Queries
@@ -29,7 +30,7 @@ class DecoderLayer(nn.Module):
         self.cross_attn_norm = nn.LayerNorm(c)
         self.ffn = FeedForward(c, config.d_ffn, dropout)
         self.ffn_norm = nn.LayerNorm(c)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

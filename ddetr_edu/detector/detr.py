@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddetr_edu.detector.backbone import build_backbone
 from ddetr_edu.detector.config import DETRConfig
+from ddetr_edu.detector.dropout import Dropout
 from ddetr_edu.detector.encoder import FeedForward
 from ddetr_edu.detector.heads import box_network
 from ddetr_edu.detector.model import Predictions, check_batch, flatten_levels, shrink_mask
@@ -30,7 +31,7 @@ class DenseEncoderLayer(nn.Module):
         self.self_attn_norm = nn.LayerNorm(config.d_model)
         self.ffn = FeedForward(config.d_model, config.d_ffn, config.dropout)
         self.ffn_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor) -> Tensor:
         """tokens, position (N, S, C); padding_mask (N, S), True = padding -> (N, S, C)."""
@@ -51,7 +52,7 @@ class DenseDecoderLayer(nn.Module):
         self.cross_attn_norm = nn.LayerNorm(config.d_model)
         self.ffn = FeedForward(config.d_model, config.d_ffn, config.dropout)
         self.ffn_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -116,9 +117,9 @@ class DETR(nn.Module):
         check_batch(images, padding_mask, self.queries.weight)
         level = self.input_projection(self.backbone(images)[-1])  # (N, C, H_l, W_l), stride 32
         mask = shrink_mask(padding_mask, level.shape[-2:])  # (N, H_l, W_l)
-        position = sine_position(
-            mask, self.config.d_model, shift=0, dtype=torch.promote_types(images.dtype, torch.float)
-        ).to(level.dtype)  # (N, C, H_l, W_l)
+        exact = torch.promote_types(level.dtype, torch.float32)  # 16 bits cannot count pixels
+        position = sine_position(mask, self.config.d_model, shift=0, dtype=exact)
+        position = position.to(level.dtype)  # (N, C, H_l, W_l)
         position, token_mask = flatten_levels([position]), mask.flatten(1)  # (N, S, C), (N, S)
 
         memory = flatten_levels([level])  # (N, S, C)
@@ -131,8 +132,8 @@ class DETR(nn.Module):
         for layer in self.decoder:
             content = layer(content, query_position, memory, position, token_mask)
             state = self.decoder_norm(content)
-            logits, boxes = self.classify(state), self.locate(state).sigmoid()
-            layers.append(Predictions(logits, boxes, no_object=True))
+            boxes = self.locate(state).to(exact).sigmoid()
+            layers.append(Predictions(self.classify(state), boxes, no_object=True))
         *earlier, last = layers
         last.aux = earlier
         return last

@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 from ddetr_edu.attention import MSDeformAttn, pixel_centres
 from ddetr_edu.attention.locations import SpatialShapes
 from ddetr_edu.detector.config import DeformableDETRConfig
+from ddetr_edu.detector.dropout import Dropout
 
 
 class FeedForward(nn.Module):
@@ -15,7 +16,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(d_model, d_ffn)
         self.linear2 = nn.Linear(d_ffn, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
@@ -33,7 +34,7 @@ class EncoderLayer(nn.Module):
         self.self_attn_norm = nn.LayerNorm(c)
         self.ffn = FeedForward(c, config.d_ffn, config.dropout)
         self.ffn_norm = nn.LayerNorm(c)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

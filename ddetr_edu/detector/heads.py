@@ -16,7 +16,8 @@ def correct(reference: Tensor, correction: Tensor) -> Tensor:
     """A reference moved by a correction, which is added before the sigmoid.
 
     reference (..., 2) (x, y) or (..., 4) (cx, cy, w, h), in [0, 1]; correction (..., 4)
-    Returns: (..., 4) (cx, cy, w, h) in [0, 1]
+    Returns: (..., 4) (cx, cy, w, h) in [0, 1], of the reference's type: 16-bit corrections do not
+        make it coarser
     """
     known = inverse_sigmoid(reference)
     known = nn.functional.pad(known, (0, 4 - known.shape[-1]))  # a point knows no size

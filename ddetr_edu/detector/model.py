@@ -125,14 +125,15 @@ class DeformableDETR(nn.Module):
         spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
         masks = [shrink_mask(padding_mask, shape) for shape in spatial_shapes]
         tokens = flatten_levels(levels)  # (N, S, C)
-        exact = torch.promote_types(tokens.dtype, torch.float32)  # halves cannot count the pixels
+        # Tokens may be 16-bit numbers, which cannot count pixels: places have 32 bits or more.
+        exact = torch.promote_types(tokens.dtype, torch.float32)
         positions = [
             sine_position(mask, self.config.d_model, dtype=exact) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embedding, strict=True)
         ]
         position = flatten_levels(positions).to(tokens.dtype)  # (N, S, C)
         token_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)  # (N, S)
-        ratios = valid_ratios(masks, exact).to(tokens.dtype)  # (N, L, 2)
+        ratios = valid_ratios(masks, exact)  # (N, L, 2)
 
         memory = self.encoder(tokens, position, spatial_shapes, ratios, token_mask)
         proposed = unseen = None

@@ -39,7 +39,9 @@ class LearnedQueries(nn.Module):
         """The same queries for each of n_images pictures."""
         embedding = self.embedding.weight.expand(n_images, -1, -1)  # (N, Lq, 2C)
         position, content = embedding.chunk(2, dim=-1)
-        return Queries(content, position, self.reference_points(position).sigmoid())
+        with torch.autocast(position.device.type, enabled=False):  # 16 bits cannot name a pixel
+            references = self.reference_points(position).sigmoid()
+        return Queries(content, position, references)
 
 
 class ProposedQueries(nn.Module):
@@ -85,7 +87,8 @@ class ProposedQueries(nn.Module):
         memory (N, S, C); padding_masks: one (N, H, W) per level, True = padding
         Returns: the queries, and what every token said: logits (N, S, K) and boxes (N, S, 4).
         """
-        proposals, usable = propose(padding_masks, memory.dtype)
+        exact = torch.promote_types(memory.dtype, torch.float32)  # 16 bits cannot name a pixel
+        proposals, usable = propose(padding_masks, exact)
         usable = usable[..., None]
         state = self.memory_norm(self.memory_projection(memory.masked_fill(~usable, 0.0)))
         logits, boxes = self.heads(state, proposals)
@@ -100,7 +103,7 @@ class ProposedQueries(nn.Module):
 
     def starting_at(self, references: Tensor, tokens: Tensor) -> Queries:
         """Queries that begin at boxes (N, Lq, 4) (cx, cy, w, h), chosen by tokens (N, Lq, C)."""
-        sines = sine_boxes(references, tokens.shape[-1])  # (N, Lq, 2C)
+        sines = sine_boxes(references, tokens.shape[-1]).to(tokens.dtype)  # (N, Lq, 2C)
         if self.token_queries:
             return Queries(tokens, self.to_position(sines), references)
         position, content = self.to_queries_norm(self.to_queries(sines)).chunk(2, dim=-1)
