@@ -30,6 +30,7 @@ VARIANTS = {
     FULL: {},
     "sides not of whole tokens": dict(size=PictureSize(192, 224)),
     "queries from boxes, as officially": dict(preset="tiny_box_queries"),
+    "a box's loss looks back once, as officially": dict(look_forward="once"),
     "one stage": dict(preset="tiny"),
     "one stage, no refinement": dict(preset="tiny_no_refinement"),
     "fp32, not bf16": dict(precision="fp32"),
@@ -60,7 +61,7 @@ def run(variant: str, minutes: float, seed: int) -> dict:
         mock.patch.dict(
             PRESETS,
             tiny_no_refinement={**TINY, "box_refine": False},
-            tiny_box_queries={**TINY, "two_stage": True},
+            tiny_box_queries={**TINY, "two_stage": True, "look_forward": "twice"},
         ),
         change,
         contextlib.redirect_stdout(io.StringIO()),  # the progress bar on stderr is enough

@@ -157,6 +157,7 @@ def build(preset: str, scenes: Shapes) -> tuple[nn.Module, nn.Module]:
         preset,
         num_classes=len(scenes.categories),
         token_queries=False,  # theirs has none
+        look_forward="once",  # as theirs
     )
     ours = dd.DeformableDETR(config)
     saved = ours

@@ -86,7 +86,7 @@ TINY = dict(
 # What each preset changes from the defaults above.
 PRESETS = {
     "tiny": TINY,
-    "tiny_two_stage": dict(**TINY, two_stage=True, token_queries=True),
+    "tiny_two_stage": dict(**TINY, two_stage=True, token_queries=True, look_forward="twice"),
     "r50_single_scale": dict(n_levels=1),
     "r50_single_scale_dc5": dict(n_levels=1, dilation=True),
     "r50": dict(),

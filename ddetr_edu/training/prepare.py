@@ -68,9 +68,11 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
         raise ValueError(f'preset "{preset}" does not exist; choose one of {names}')
     known = replace(known, num_classes=len(categories))
     if isinstance(known, DeformableDETRConfig):
-        model = DeformableDETR(replace(known, look_forward=config.look_forward))
+        if config.look_forward is not None:
+            known = replace(known, look_forward=config.look_forward)
+        model = DeformableDETR(known)
         model.encoder.checkpoint_activations = config.checkpoint_activations
-    elif config.denoising or config.look_forward != "once" or config.checkpoint_activations:
+    elif config.denoising or config.look_forward or config.checkpoint_activations:
         raise ValueError(
             "--denoising, --look-forward and --checkpoint-activations are for Deformable DETR, and "
             "this is a DETR; leave them out, or choose another preset"

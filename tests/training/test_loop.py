@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,6 +107,10 @@ def test_options_of_the_model_and_of_training_arrive(config):
     detector = prepare.build_detector(config(denoising=3, look_forward="twice"), names)
     assert detector.denoising.groups == 3 and detector.model.config.look_forward == "twice"
     assert detector.model.state_dict().keys() == usual.model.state_dict().keys()
+    preset = config(preset="tiny_two_stage")
+    assert prepare.build_detector(preset, names).model.config.look_forward == "twice"
+    asked = replace(preset, look_forward="once")
+    assert prepare.build_detector(asked, names).model.config.look_forward == "once"
     optimizer = build_optimizer(detector, OptimConfig().filled("fast"))
     learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert all(id(p) in learning for p in detector.denoising.parameters())

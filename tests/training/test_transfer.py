@@ -82,7 +82,7 @@ def test_training_goes_on_from_a_checkpoint(build, shapes_folder, tmp_path, caps
     assert f"model    {tmp_path / 'before.pt'}, " in out
     after = load(tmp_path / "run" / "checkpoint.pt")
     assert after.model.config.num_classes == 6 and after.model.config.d_model == 64
-    assert after.model.config.look_forward == "once"
+    assert after.model.config.look_forward == "twice"  # the checkpoint's
 
 
 def test_what_does_not_go_together_is_said(build, tmp_path):
