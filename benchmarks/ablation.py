@@ -93,12 +93,12 @@ def table(runs: list[dict]) -> str:
     """A row for each variant: its steps, its AP, and how much that is above the full recipe's."""
     rows = medians(runs)
     lines = [
-        f"{'variant':26}{'seeds':>6}{'steps':>7}" + "".join(f"{k:>7}" for k in KEPT) + "   gain"
+        f"{'variant':45}{'seeds':>6}{'steps':>7}" + "".join(f"{k:>7}" for k in KEPT) + "   gain"
     ]
     for variant, row in rows.items():
         seeds = sum(run["variant"] == variant for run in runs)
         gain = f"{100 * (row['AP'] - rows[FULL]['AP']):+7.1f}" if FULL in rows else ""
-        lines.append(f"{variant:26}{seeds:6}{row['steps']:7.0f}"
+        lines.append(f"{variant:45}{seeds:6}{row['steps']:7.0f}"
                      + "".join(f"{100 * row[k]:7.1f}" for k in KEPT) + gain)  # fmt: skip
     return "\n".join(lines)
 

@@ -74,7 +74,7 @@ PARTS = {
     "linear layers": ("aten::addmm", "aten::mm"),
     "deformable attention": ("ddetr_edu::",),
     "dense self-attention": ("aten::_scaled_dot_product", "aten::bmm"),
-    "dropout": ("aten::bernoulli_",),
+    "dropout": ("aten::bernoulli_", "aten::random_", "aten::ge"),
     "copies": ("aten::copy_", "aten::cat"),
 }
 
