@@ -61,7 +61,7 @@ def run(variant: str, minutes: float, seed: int) -> dict:
         mock.patch.dict(
             PRESETS,
             tiny_no_refinement={**TINY, "box_refine": False},
-            tiny_box_queries={**TINY, "two_stage": True, "look_forward": "twice"},
+            tiny_box_queries={**PRESETS["tiny_two_stage"], "token_queries": False},
         ),
         change,
         contextlib.redirect_stdout(io.StringIO()),  # the progress bar on stderr is enough

@@ -1,14 +1,13 @@
 """Write docs/measured.md, every figure of it, from benchmarks/results/.
 
-uv run python benchmarks/measured_page.py [--check]
+uv run python benchmarks/measured_page.py
 """
 
 import json
-import sys
 from pathlib import Path
 
 from ablation import FULL, medians
-from readme_table import shapes_table
+from readme_table import measured_on, shapes_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "measured.md"
@@ -27,12 +26,6 @@ def table(header: list[str], rows: list[list]) -> str:
 
 def percent(row: dict) -> list[str]:
     return [f"{100 * row[name]:.1f}" for name in COLUMNS]
-
-
-def on(results: dict) -> str:
-    """What the figures were measured on."""
-    about = results["machine"]
-    return f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, {about['date']}"
 
 
 def shapes() -> str:
@@ -57,7 +50,7 @@ def ablation() -> str:
 {results["minutes"]:g} minutes each, medians over the seeds, 200 held-out scenes; the same recipe,
 but for what the row says. After so short a time what learns slowly at first looks worse than it
 ends: compare the table above. Two seeds of the same recipe can be several points apart.
-{on(results)}. `python benchmarks/ablation.py`
+{measured_on(results)}. `python benchmarks/ablation.py`
 
 ![AP of each variant](../benchmarks/results/ablation.png)"""
 
@@ -78,7 +71,7 @@ def curves() -> str:
 
 The same scenes in the same order, batch, pictures and backbone, {minutes:g} minutes each in fp32,
 from nothing; {results["scenes"]} held-out scenes. Faster R-CNN is torchvision's, with anchors
-and proposals to suit such scenes. {on(results)}. `python benchmarks/curves.py`"""
+and proposals to suit such scenes. {measured_on(results)}. `python benchmarks/curves.py`"""
 
 
 def training_speed() -> str:
@@ -95,7 +88,8 @@ def training_speed() -> str:
 
 Whole training steps, in fp32 or with both sides under autocast to bf16, taking turns, with the same
 configuration, weights and pictures; the difference is that of any score or coordinate, in fp32.
-transformers {results["transformers"]}; {on(results)}. `python benchmarks/training_speed.py`
+transformers {results["transformers"]}; {measured_on(results)}.
+`python benchmarks/training_speed.py`
 
 ![Where the time of a step goes](../benchmarks/results/training_speed.png)"""
 
@@ -112,7 +106,7 @@ def resume() -> str:
 {table(["", "killed by SIGKILL", "then the same weights, bit for bit"], rows)}
 
 At random moments of a run, resumed with `--resume`, and compared with a run that nothing ended.
-{on(results)}. `python benchmarks/resume.py`"""
+{measured_on(results)}. `python benchmarks/resume.py`"""
 
 
 def photographs() -> str:
@@ -131,7 +125,7 @@ Photographs of COCO, {height} to {width} px, {results["minutes"]:g} minutes from
 rate {results["lr"]:g}). It is learning those by heart, and next to nothing about others: what makes
 a dog a dog shows in thousands of dogs, and here most of COCO's categories have fewer than ten
 examples. It takes many more pictures, or a backbone that has seen many before (`--imagenet`).
-{on(results)}. `python benchmarks/photographs.py FOLDER`"""
+{measured_on(results)}. `python benchmarks/photographs.py FOLDER`"""
 
 
 def page() -> str:
@@ -145,6 +139,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.read_text() == page() else f"{PAGE} is out of date: run this program")
     PAGE.write_text(page())

@@ -63,11 +63,15 @@ def shapes_table(results: dict) -> str:
         steps, *scores = (statistics.median(r[name] for r in runs) for name in ("steps", *names))
         cells = [f"`{preset}`", f"{minutes:g}", f"{len(runs)}", f"{steps:.0f}"]
         lines.append("| " + " | ".join(cells + [f"{100 * score:.1f}" for score in scores]) + " |")
-    about = results["machine"]
-    lines += ["", f"500 scenes that no choice was made by, in bf16; {about['processor']}, "
-              f"{about['cores']} cores, torch {about['torch']}, {about['date']}. Run it yourself: "
-              "`python benchmarks/shapes.py`."]  # fmt: skip
+    lines += ["", f"500 scenes that no choice was made by, in bf16; {measured_on(results)}. "
+              "Run it yourself: `python benchmarks/shapes.py`."]  # fmt: skip
     return "\n".join(lines)
+
+
+def measured_on(results: dict) -> str:
+    """The machine that results come from, and the day."""
+    about = results["machine"]
+    return f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, {about['date']}"
 
 
 def milliseconds(value: float) -> str:

@@ -17,7 +17,7 @@ class TrainConfig:
     data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
     preset: str | None = None  # the model: tiny (also if not given), tiny_two_stage, detr_tiny, ...
     start_from: Path | None = None  # or go on with a checkpoint's model and weights
-    look_forward: LookForward | None = None  # how far back a refined box's loss teaches
+    look_forward: LookForward | None = None  # how far back a box's loss teaches; else as the model
     denoising: int = 0  # noised copies of each object as extra queries in training; DN-DETR: 5
     out: Path = Path("runs/train")  # folder for everything the run leaves behind
     resume: bool = False  # go on with the run in that folder from its newest checkpoint
