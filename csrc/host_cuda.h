@@ -1,21 +1,21 @@
-// Enough of CUDA to run a kernel on the CPU, with no GPU and no compiler but g++ or clang++.
+// Enough of CUDA to run a kernel on the CPU, without a GPU and with g++ or clang++ alone.
 //
 //   #include "host_cuda.h"
 //   #include "kernel.cu"
 //   host_cuda::run(blocks, threads, seed, [&] { my_kernel(arguments); });
 //
-// Every thread of a block is a fiber: a stack of its own, and a place to go on from. One runs until
-// it must wait for others, in a shuffle or at a barrier, and then the next. Blocks come one after
-// another in random order, and so do the threads of a block: a kernel that counts on some order
-// is found out. So is one in which some threads of a warp never reach a shuffle that the others
-// wait in, which a GPU would answer with nonsense or not at all.
+// Every thread of a block is a fiber: it has its own stack and its own point of execution. A fiber
+// runs until it must wait for others, in a shuffle or at a barrier, and then the next one runs.
+// Blocks run one after another in random order, and so do the threads of a block, which exposes a
+// kernel that depends on the order. A kernel in which some threads of a warp never reach a shuffle
+// that the others wait in is reported too; on a GPU it would compute nonsense or hang.
 //
-// It cannot show what threads do to each other at the same moment: atomics here are plain sums.
-// Reading one array as two types, as kernels do, asks for -fno-strict-aliasing.
+// Data races cannot be found this way: only one thread runs at a time, and atomics are plain sums.
+// Kernels read one array as two types, which needs -fno-strict-aliasing.
 #pragma once
 
 #ifdef __APPLE__
-#define _XOPEN_SOURCE 700  // else macOS hides ucontext.h
+#define _XOPEN_SOURCE 700  // without it macOS hides ucontext.h
 #define _DARWIN_C_SOURCE
 #endif
 #include <setjmp.h>
@@ -67,35 +67,35 @@ namespace host_cuda {
 constexpr int WARP = 32;
 constexpr std::size_t STACK = 32 << 10;  // of each fiber, in bytes
 
-enum class State { RUNS, WAITS_FOR_WARP, WAITS_FOR_BLOCK, HAS_ENDED };
+enum class State { RUNNING, WAITING_FOR_WARP, WAITING_FOR_BLOCK, ENDED };
 
 struct Fiber {
-  ucontext_t beginning;  // only for the first time; setjmp is faster, and makes no system call
-  jmp_buf here;
-  bool has_begun = false;
-  State state = State::RUNS;
+  ucontext_t start_context;  // for the first time only; setjmp is faster and makes no system call
+  jmp_buf resume_context;
+  bool has_started = false;
+  State state = State::RUNNING;
   const char* waits_in = "";
   int line = 0;
-  // What this lane tells the others of its warp. In turns: while some still read the last message,
-  // others may be at the next shuffle already.
+  // The value that this lane passes to the others of its warp. There are two slots that take turns,
+  // since some lanes may be at the next shuffle while others still read the last message.
   alignas(16) unsigned char message[2][16];
   int turn = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
-struct Machine {
+struct Emulator {
   std::function<void()> kernel;
   std::vector<Fiber> fibers;
   std::vector<char> stacks;
-  jmp_buf scheduler;
+  jmp_buf scheduler_context;
   int current = 0;
-  std::exception_ptr complaint;
-  const void* own_stack = nullptr;
-  std::size_t own_stack_size = 0;
+  std::exception_ptr pending_exception;  // thrown by the kernel, to be rethrown by the scheduler
+  const void* scheduler_stack = nullptr;
+  std::size_t scheduler_stack_size = 0;
 };
-inline Machine machine;
+inline Emulator emulator;
 
-// AddressSanitizer must be told of every change of stack.
+// Tell AddressSanitizer about every change of stack.
 inline void leave_stack([[maybe_unused]] void** fake, [[maybe_unused]] const void* to,
                         [[maybe_unused]] std::size_t size) {
 #ifdef HOST_CUDA_ASAN
@@ -109,105 +109,106 @@ inline void arrive_on_stack([[maybe_unused]] void* fake, [[maybe_unused]] const 
 #endif
 }
 
-// Called by a fiber: let the others run, and come back when the state is RUNS again.
+// Called by a fiber: let the others run, and return when the state is RUNNING again.
 inline void wait(State state, const char* in, int line) {
-  Fiber& self = machine.fibers[machine.current];
+  Fiber& self = emulator.fibers[emulator.current];
   self.state = state;
   self.waits_in = in;
   self.line = line;
-  leave_stack(&self.fake_stack, machine.own_stack, machine.own_stack_size);
-  if (_setjmp(self.here) == 0) _longjmp(machine.scheduler, 1);
+  leave_stack(&self.fake_stack, emulator.scheduler_stack, emulator.scheduler_stack_size);
+  if (_setjmp(self.resume_context) == 0) _longjmp(emulator.scheduler_context, 1);
   arrive_on_stack(self.fake_stack, nullptr, nullptr);
 }
 
-inline void life_of_a_fiber() {
-  arrive_on_stack(nullptr, &machine.own_stack, &machine.own_stack_size);
-  for (;;) {  // the same fiber serves in every block
+inline void fiber_main() {
+  arrive_on_stack(nullptr, &emulator.scheduler_stack, &emulator.scheduler_stack_size);
+  for (;;) {  // the same fiber runs in every block
     try {
-      machine.kernel();
+      emulator.kernel();
     } catch (...) {
-      machine.complaint = std::current_exception();
+      emulator.pending_exception = std::current_exception();
     }
-    wait(State::HAS_ENDED, "", 0);
+    wait(State::ENDED, "", 0);
   }
 }
 
 // Called by the scheduler: let one fiber run until it waits or ends.
 inline void resume(int thread) {
-  Fiber& fiber = machine.fibers[thread];
-  machine.current = thread;
+  Fiber& fiber = emulator.fibers[thread];
+  emulator.current = thread;
   threadIdx.x = thread;
   void* fake_stack = nullptr;
-  leave_stack(&fake_stack, &machine.stacks[thread * STACK], STACK);
-  if (_setjmp(machine.scheduler) == 0) {
-    if (fiber.has_begun) _longjmp(fiber.here, 1);
-    fiber.has_begun = true;
-    setcontext(&fiber.beginning);
+  leave_stack(&fake_stack, &emulator.stacks[thread * STACK], STACK);
+  if (_setjmp(emulator.scheduler_context) == 0) {
+    if (fiber.has_started) _longjmp(fiber.resume_context, 1);
+    fiber.has_started = true;
+    setcontext(&fiber.start_context);
   }
   arrive_on_stack(fake_stack, nullptr, nullptr);
-  if (machine.complaint) std::rethrow_exception(std::exchange(machine.complaint, nullptr));
+  if (emulator.pending_exception)
+    std::rethrow_exception(std::exchange(emulator.pending_exception, nullptr));
 }
 
 inline std::string describe(int thread) {
-  const Fiber& fiber = machine.fibers[thread];
+  const Fiber& fiber = emulator.fibers[thread];
   const std::string name = "thread " + std::to_string(thread);
-  if (fiber.state == State::HAS_ENDED) return name + " has ended";
+  if (fiber.state == State::ENDED) return name + " has ended";
   return name + " waits in " + fiber.waits_in + ", line " + std::to_string(fiber.line);
 }
 
-// Whether threads [first, end) all wait in the same line. Throws if they never will: all wait or
-// have ended, but not alike.
-inline bool wait_together(int first, int end, State state) {
-  const auto begin = machine.fibers.begin();
-  const Fiber& one = begin[first];
+// Whether threads [first, end) all wait in the same state and at the same line.
+inline bool all_wait_together(int first, int end, State state) {
+  const int line = emulator.fibers[first].line;
   for (int i = first; i < end; ++i) {
-    const Fiber& other = begin[i];
-    if (other.state != state || other.line != one.line) return false;
+    const Fiber& fiber = emulator.fibers[i];
+    if (fiber.state != state || fiber.line != line) return false;
   }
   return true;
 }
 
-// Wake all who have met those they wait for. Returns whether there is anybody left to run.
-inline bool wake() {
-  const int threads = int(machine.fibers.size());
-  bool somebody_runs = false, all_have_ended = true;
-  for (const Fiber& fiber : machine.fibers)
-    all_have_ended = all_have_ended && fiber.state == State::HAS_ENDED;
-  if (all_have_ended) return false;
+// Let every complete group of waiting threads, a warp or the block, run again. Returns false when
+// all threads have ended. Throws if no thread can ever run again.
+inline bool release_waiters() {
+  const int threads = int(emulator.fibers.size());
+  bool any_running = false, all_ended = true;
+  for (const Fiber& fiber : emulator.fibers)
+    all_ended = all_ended && fiber.state == State::ENDED;
+  if (all_ended) return false;
   const auto release = [&](int first, int end, State state) {
-    if (!wait_together(first, end, state)) return;
-    for (int i = first; i < end; ++i) machine.fibers[i].state = State::RUNS;
-    somebody_runs = true;
+    if (!all_wait_together(first, end, state)) return;
+    for (int i = first; i < end; ++i) emulator.fibers[i].state = State::RUNNING;
+    any_running = true;
   };
   for (int first = 0; first < threads; first += WARP)
-    release(first, first + WARP, State::WAITS_FOR_WARP);
-  release(0, threads, State::WAITS_FOR_BLOCK);
-  if (somebody_runs) return true;
-  int waiting = 0;  // the first who waits in vain, and one of its warp (or block) who is elsewhere
-  while (machine.fibers[waiting].state == State::HAS_ENDED) ++waiting;
-  const Fiber& fiber = machine.fibers[waiting];
-  const bool warp = fiber.state == State::WAITS_FOR_WARP;
+    release(first, first + WARP, State::WAITING_FOR_WARP);
+  release(0, threads, State::WAITING_FOR_BLOCK);
+  if (any_running) return true;
+  // Report the first thread that waits in vain, and one of its warp (or block) that is elsewhere.
+  int waiting = 0;
+  while (emulator.fibers[waiting].state == State::ENDED) ++waiting;
+  const Fiber& fiber = emulator.fibers[waiting];
+  const bool warp = fiber.state == State::WAITING_FOR_WARP;
   int other = warp ? waiting / WARP * WARP : 0;
-  while (machine.fibers[other].state == fiber.state && machine.fibers[other].line == fiber.line)
+  while (emulator.fibers[other].state == fiber.state && emulator.fibers[other].line == fiber.line)
     ++other;
   throw std::runtime_error("block " + std::to_string(blockIdx.x) + ": " + describe(waiting) +
                            ", but " + describe(other));
 }
 
-// Run `kernel` in blocks of threads. Throws std::runtime_error if threads wait for each other in
-// vain; what they had on their stacks is then forgotten.
+// Run `kernel` in `blocks` blocks of `threads` threads, in an order drawn from `seed`. Throws
+// std::runtime_error if threads wait for each other in vain; their stacks are then not unwound.
 inline void run(int blocks, int threads, unsigned seed, std::function<void()> kernel) {
-  if (threads % WARP != 0) throw std::runtime_error("a block here is a whole number of warps");
+  if (threads % WARP != 0) throw std::runtime_error("a block must be a whole number of warps");
   std::mt19937 random(seed);
-  machine.kernel = std::move(kernel);
-  machine.fibers = std::vector<Fiber>(threads);
-  machine.stacks.resize(threads * STACK);
+  emulator.kernel = std::move(kernel);
+  emulator.fibers = std::vector<Fiber>(threads);
+  emulator.stacks.resize(threads * STACK);
   for (int i = 0; i < threads; ++i) {
-    ucontext_t& beginning = machine.fibers[i].beginning;
-    getcontext(&beginning);
-    beginning.uc_stack.ss_sp = &machine.stacks[i * STACK];
-    beginning.uc_stack.ss_size = STACK;
-    makecontext(&beginning, life_of_a_fiber, 0);
+    ucontext_t& context = emulator.fibers[i].start_context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = &emulator.stacks[i * STACK];
+    context.uc_stack.ss_size = STACK;
+    makecontext(&context, fiber_main, 0);
   }
   gridDim.x = blocks;
   blockDim.x = threads;
@@ -218,31 +219,31 @@ inline void run(int blocks, int threads, unsigned seed, std::function<void()> ke
   for (int block : block_order) {
     blockIdx.x = block;
     std::shuffle(thread_order.begin(), thread_order.end(), random);
-    for (Fiber& fiber : machine.fibers) fiber.state = State::RUNS;
+    for (Fiber& fiber : emulator.fibers) fiber.state = State::RUNNING;
     do {
       for (int thread : thread_order)
-        if (machine.fibers[thread].state == State::RUNS) resume(thread);
-    } while (wake());
+        if (emulator.fibers[thread].state == State::RUNNING) resume(thread);
+    } while (release_waiters());
   }
 }
 
-// Tell the warp one's own value, and hear what lane `from` says.
+// Pass this lane's value to the warp, and return that of lane `from`.
 template <typename T>
-T hear(T own, int from, const char* in, int line) {
+T exchange(T own, int from, const char* in, int line) {
   static_assert(sizeof(T) <= 16);
-  Fiber& self = machine.fibers[machine.current];
+  Fiber& self = emulator.fibers[emulator.current];
   const int turn = self.turn ^= 1;
   std::memcpy(self.message[turn], &own, sizeof own);
-  wait(State::WAITS_FOR_WARP, in, line);
-  const int first = machine.current / WARP * WARP;
-  std::memcpy(&own, machine.fibers[first + from].message[turn], sizeof own);
+  wait(State::WAITING_FOR_WARP, in, line);
+  const int first = emulator.current / WARP * WARP;
+  std::memcpy(&own, emulator.fibers[first + from].message[turn], sizeof own);
   return own;
 }
 
 inline void require_whole_warp(unsigned mask) {
   if (mask != 0xffffffff) throw std::runtime_error("only whole warps can wait here");
 }
-inline int lane() { return machine.current % WARP; }
+inline int lane() { return emulator.current % WARP; }
 
 }  // namespace host_cuda
 
@@ -252,26 +253,28 @@ template <typename T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
   const int group = host_cuda::lane() / width * width;
-  return host_cuda::hear(value, group + (from & (width - 1)), "__shfl_sync", line);
+  return host_cuda::exchange(value, group + (from & (width - 1)), "__shfl_sync", line);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
   const int lane = host_cuda::lane(), end = (lane / width + 1) * width;
-  return host_cuda::hear(value, (lane ^ bits) < end ? lane ^ bits : lane, "__shfl_xor_sync", line);
+  const int from = (lane ^ bits) < end ? lane ^ bits : lane;
+  return host_cuda::exchange(value, from, "__shfl_xor_sync", line);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, int by, int width = 32, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
   const int lane = host_cuda::lane(), end = (lane / width + 1) * width;
-  return host_cuda::hear(value, lane + by < end ? lane + by : lane, "__shfl_down_sync", line);
+  const int from = lane + by < end ? lane + by : lane;
+  return host_cuda::exchange(value, from, "__shfl_down_sync", line);
 }
 inline void __syncwarp(unsigned mask = 0xffffffff, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
-  host_cuda::wait(host_cuda::State::WAITS_FOR_WARP, "__syncwarp", line);
+  host_cuda::wait(host_cuda::State::WAITING_FOR_WARP, "__syncwarp", line);
 }
 inline void __syncthreads(int line = __builtin_LINE()) {
-  host_cuda::wait(host_cuda::State::WAITS_FOR_BLOCK, "__syncthreads", line);
+  host_cuda::wait(host_cuda::State::WAITING_FOR_BLOCK, "__syncthreads", line);
 }
 
 template <typename T>
@@ -298,10 +301,10 @@ To host_cuda_same_bits(From from) {
 inline unsigned __float_as_uint(float x) { return host_cuda_same_bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return host_cuda_same_bits<float>(x); }
 
-// In place of two instructions that the kernel asks for by name. A half is a sign, 5 bits of
-// exponent and 10 of fraction; not every compiler has it.
+// These replace two instructions that the kernel uses as inline assembly. A half has a sign, 5 bits
+// of exponent and 10 of fraction; not every compiler supports the type.
 inline float half_to_float(unsigned short bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
   const float size = exponent == 31  ? (fraction ? NAN : INFINITY)
                      : exponent == 0 ? std::ldexp(float(fraction), -24)
                                      : std::ldexp(float(1024 + fraction), exponent - 25);
@@ -311,8 +314,8 @@ inline unsigned short float_to_half(float x) {
   const float size = std::fabs(x);
   const int sign = std::signbit(x) ? 0x8000 : 0;
   if (size != size) return sign | 0x7e00;
-  if (size >= 65520) return sign | 0x7c00;  // rounds to more than there is: infinity
+  if (size >= 65520) return sign | 0x7c00;  // rounds to infinity
   const int exponent = std::max(size > 0 ? std::ilogb(size) : -14, -14);
-  const int steps = int(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 of them hidden
+  const int steps = int(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 is the hidden bit
   return sign | (((exponent + 15) << 10) + steps - 1024);
 }

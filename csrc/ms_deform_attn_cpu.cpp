@@ -3,13 +3,14 @@
 // The layout decides the speed: value is (N, S, M, D), so the D channels of one head at one token
 // lie side by side and a corner of a sampling point is read with one or two vector loads.
 //
-// Both directions do the same two things for every query and head. First the places of up to
-// BLOCK points are worked out together, one point to a lane. Then each point in turn reads its
+// Both directions do the same two things for every query and head. First the sampling positions of
+// up to BLOCK points are computed together, one point per lane. Then each point in turn reads its
 // four rows, with the channels in the lanes.
 //
-// Nothing is shared between threads but what is only read, so there are no atomics and the result
-// has the same bits whatever the number of threads: forward, a thread owns the output of a query;
-// backward, it owns all that one head of one image has.
+// Threads share only data that they read, so there are no atomics, and the result has the same bits
+// for any number of threads. In the forward pass a thread owns the outputs of a query, or, where a
+// head is packed first, those of one head of one image; in the backward pass it owns everything of
+// one head of one image.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -32,10 +33,10 @@
 namespace ddetr {
 namespace {
 
-constexpr int BLOCK = 16;  // points located together: one AVX-512 register of floats
+constexpr int BLOCK = 16;  // points that are located together: one AVX-512 register of floats
 constexpr int CACHE_LINE = 64;
-// One head's points of consecutive queries lie too far apart for the processor to foresee them, so
-// they are asked for so many queries before their turn.
+// The points of one head in consecutive queries lie too far apart for the processor's own
+// prefetcher, so they are prefetched this many queries ahead.
 constexpr int QUERIES_AHEAD = 8;
 
 int thread_number() {
@@ -46,9 +47,9 @@ int thread_number() {
 #endif
 }
 
-// Memory that is about to be written for the first time comes from the system page by page, and for
-// 40 MB of gradient that takes longer than the decoder's arithmetic. Ask for pages of 2 MB.
-void in_large_pages(void* memory, std::size_t bytes) {
+// The system provides new memory page by page when it is first written, and for 40 MB of gradient
+// that takes longer than the decoder's arithmetic. Ask for pages of 2 MB.
+void advise_huge_pages(void* memory, std::size_t bytes) {
 #ifdef __linux__
   const std::uintptr_t page = std::uintptr_t(2) << 20;
   const std::uintptr_t from = (std::uintptr_t(memory) + page - 1) / page * page;
@@ -68,7 +69,7 @@ struct Sizes {
         levels(int(s[5])), points(int(s[6])) {}
 };
 
-// The level of every point of a head, one entry per point: what `locate` needs to know.
+// The arguments of `locate` that depend on the level only, repeated for every point of a head.
 struct Levels {
   std::vector<int> height, width, start;
 
@@ -84,69 +85,73 @@ struct Levels {
   }
 };
 
-// Up to BLOCK points of one query and head: each property an array, so that points fill the lanes.
+// Up to BLOCK points of one query and head, as a struct of arrays, so that points fill the lanes.
 template <typename T>
 struct Block {
   int first, count;  // of the L * P points
-  int token[CORNERS][BLOCK];
-  T right[BLOCK], lower[BLOCK];
-  T counts[CORNERS][BLOCK];  // attention weight times bilinear share
+  int token[NUM_CORNERS][BLOCK];
+  T fraction_x[BLOCK], fraction_y[BLOCK];
+  T coef[NUM_CORNERS][BLOCK];  // attention weight times bilinear weight
 
   Block(int first, int n_points) : first(first), count(std::min(BLOCK, n_points - first)) {}
 
-  void locate(const Levels& levels, const T* locations, const T* weights, int nowhere) {
-    // A constant number of rounds lets the compiler leave out the loop's ragged end.
-    if (count == BLOCK) locate(levels, locations, weights, nowhere, BLOCK);
-    else locate(levels, locations, weights, nowhere, count);
+  void locate(const Levels& levels, const T* locations, const T* weights, int outside_token) {
+    // With a constant number of rounds the compiler needs no loop for the remainder.
+    if (count == BLOCK) locate(levels, locations, weights, outside_token, BLOCK);
+    else locate(levels, locations, weights, outside_token, count);
   }
 
  private:
   __attribute__((always_inline)) void locate(
-      const Levels& levels, const T* locations, const T* weights, int nowhere, int rounds) {
+      const Levels& levels, const T* locations, const T* weights, int outside_token, int rounds) {
     const int* heights = levels.height.data() + first;
     const int* widths = levels.width.data() + first;
     const int* starts = levels.start.data() + first;
 #pragma omp simd
     for (int p = 0; p < rounds; ++p) {
-      const Place<T> place = ddetr::locate(locations[2 * p], locations[2 * p + 1], heights[p],
-                                           widths[p], starts[p], nowhere);
-      token[TOP_LEFT][p] = place.top_left;
-      token[TOP_RIGHT][p] = place.top_right;
-      token[BOTTOM_LEFT][p] = place.bottom_left;
-      token[BOTTOM_RIGHT][p] = place.bottom_right;
-      right[p] = place.right;
-      lower[p] = place.lower;
-      const T left = T(1) - place.right, upper = T(1) - place.lower;
-      counts[TOP_LEFT][p] = weights[p] * (upper * left);
-      counts[TOP_RIGHT][p] = weights[p] * (upper * place.right);
-      counts[BOTTOM_LEFT][p] = weights[p] * (place.lower * left);
-      counts[BOTTOM_RIGHT][p] = weights[p] * (place.lower * place.right);
+      const SamplingPosition<T> position =
+          ddetr::locate(locations[2 * p], locations[2 * p + 1], heights[p], widths[p], starts[p],
+                        outside_token);
+      token[TOP_LEFT][p] = position.top_left;
+      token[TOP_RIGHT][p] = position.top_right;
+      token[BOTTOM_LEFT][p] = position.bottom_left;
+      token[BOTTOM_RIGHT][p] = position.bottom_right;
+      fraction_x[p] = position.fraction_x;
+      fraction_y[p] = position.fraction_y;
+      const T weight_right = position.fraction_x, weight_left = T(1) - weight_right;
+      const T weight_bottom = position.fraction_y, weight_top = T(1) - weight_bottom;
+      coef[TOP_LEFT][p] = weights[p] * (weight_top * weight_left);
+      coef[TOP_RIGHT][p] = weights[p] * (weight_top * weight_right);
+      coef[BOTTOM_LEFT][p] = weights[p] * (weight_bottom * weight_left);
+      coef[BOTTOM_RIGHT][p] = weights[p] * (weight_bottom * weight_right);
     }
   }
 };
 
-// WIDTH channels of one head of one image, where they lie: a token's at first + token * step.
-// One token more than there are stands for everything outside the levels, and reads as zeros.
+// WIDTH channels of one head of one image, read in place: those of a token lie at
+// first + token * step. `outside_token`, which is one past the last token, stands for everything
+// outside the levels and reads as zeros.
 template <typename T, int WIDTH>
 struct Head {
   const T* first;
   std::ptrdiff_t step;
-  int nowhere;
+  int outside_token;
 
   Row<T, WIDTH> read(int token) const {
     static constexpr T zeros[WIDTH] = {};
-    return Row<T, WIDTH>::load(token == nowhere ? zeros : first + token * step);
+    return Row<T, WIDTH>::load(token == outside_token ? zeros : first + token * step);
   }
 };
 
-// The same, copied to where neighbouring pixels are neighbours in the cache, zeros and all.
+// The same, copied without gaps, so that neighbouring pixels are neighbours in the cache. The copy
+// includes the row of zeros.
 template <typename T, int WIDTH>
-struct CopiedHead {
+struct PackedHead {
   T* first;
-  int nowhere;
+  int outside_token;
 
-  CopiedHead(const Head<T, WIDTH>& head, T* to) : first(to), nowhere(head.nowhere) {
-    for (int token = 0; token <= nowhere; ++token)
+  PackedHead(const Head<T, WIDTH>& head, T* to) : first(to), outside_token(head.outside_token) {
+    for (int token = 0; token <= outside_token; ++token)
       head.read(token).store(to + std::ptrdiff_t(token) * WIDTH);
   }
   Row<T, WIDTH> read(int token) const {
@@ -161,15 +166,15 @@ Head<T, WIDTH> head_of(const Sizes& s, const T* value, std::ptrdiff_t n, std::pt
   return {value + n * s.tokens * step + m * s.channels + channel, step, int(s.tokens)};
 }
 
-// What a thread needs besides: room for one copied head, and for the gradient of that head, where
-// it can be summed undisturbed. The row behind the last token collects what falls outside.
+// The private memory of a thread: room for one packed head, and for the gradient of that head,
+// where no other thread adds. The row after the last token collects what falls outside the levels.
 template <typename T>
 struct Scratch {
   std::unique_ptr<T[]> value, grad;
 };
 
 template <typename T>
-std::vector<Scratch<T>> scratches(int threads, std::ptrdiff_t size, bool with_grad) {
+std::vector<Scratch<T>> make_scratch(int threads, std::ptrdiff_t size, bool with_grad) {
   std::vector<Scratch<T>> all(threads);
   for (Scratch<T>& one : all) {
     one.value.reset(new T[size]);
@@ -178,12 +183,12 @@ std::vector<Scratch<T>> scratches(int threads, std::ptrdiff_t size, bool with_gr
   return all;
 }
 
-// Whether there are enough points to make up for copying a head first. Few are read in place.
-bool copying_pays(const Sizes& s) { return s.queries * s.levels * s.points > s.tokens; }
+// Whether there are enough points to make packing a head worth it; few points are read in place.
+bool should_pack_head(const Sizes& s) { return s.queries * s.levels * s.points > s.tokens; }
 
-// Ask the memory for memory[0 ... count) before it is needed. Beyond the end that does no harm.
+// Prefetch memory[0 ... count). Beyond the end of an array this does no harm.
 template <typename T>
-void fetch(const T* memory, int count) {
+void prefetch(const T* memory, int count) {
   for (int i = 0; i < count; i += CACHE_LINE / int(sizeof(T))) __builtin_prefetch(memory + i);
 }
 
@@ -196,34 +201,35 @@ void forward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std
   for (std::ptrdiff_t q = first_query; q < end_query; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
     const std::ptrdiff_t later = row + QUERIES_AHEAD * s.heads;
-    fetch(locations + 2 * later * n_points, 2 * n_points);
-    fetch(weights + later * n_points, n_points);
-    auto upper = Row<T, WIDTH>::zeros(), lower = upper;  // two sums: neither waits for the other
+    prefetch(locations + 2 * later * n_points, 2 * n_points);
+    prefetch(weights + later * n_points, n_points);
+    // Two sums, so that neither has to wait for the other.
+    auto top_sum = Row<T, WIDTH>::zeros(), bottom_sum = top_sum;
     for (int first = 0; first < n_points; first += BLOCK) {
       const std::ptrdiff_t point = row * n_points + first;
       Block<T> block(first, n_points);
-      block.locate(levels, locations + 2 * point, weights + point, head.nowhere);
+      block.locate(levels, locations + 2 * point, weights + point, head.outside_token);
       for (int p = 0; p < block.count; ++p) {
-        upper.add(block.counts[TOP_LEFT][p], head.read(block.token[TOP_LEFT][p]));
-        lower.add(block.counts[BOTTOM_LEFT][p], head.read(block.token[BOTTOM_LEFT][p]));
-        upper.add(block.counts[TOP_RIGHT][p], head.read(block.token[TOP_RIGHT][p]));
-        lower.add(block.counts[BOTTOM_RIGHT][p], head.read(block.token[BOTTOM_RIGHT][p]));
+        top_sum.add(block.coef[TOP_LEFT][p], head.read(block.token[TOP_LEFT][p]));
+        bottom_sum.add(block.coef[BOTTOM_LEFT][p], head.read(block.token[BOTTOM_LEFT][p]));
+        top_sum.add(block.coef[TOP_RIGHT][p], head.read(block.token[TOP_RIGHT][p]));
+        bottom_sum.add(block.coef[BOTTOM_RIGHT][p], head.read(block.token[BOTTOM_RIGHT][p]));
       }
     }
-    upper.add(lower);
-    upper.store(output + row * s.channels);
+    top_sum.add(bottom_sum);
+    top_sum.store(output + row * s.channels);
   }
 }
 
 template <typename T, int WIDTH>
-void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T* locations,
+void forward_chunk(const Sizes& s, const Levels& levels, const T* value, const T* locations,
                    const T* weights, T* output, std::ptrdiff_t channel, int threads) {
-  if (copying_pays(s)) {
-    const auto scratch = scratches<T>(threads, (s.tokens + 1) * WIDTH, false);
+  if (should_pack_head(s)) {
+    const auto scratch = make_scratch<T>(threads, (s.tokens + 1) * WIDTH, false);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm) {
       const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads;
-      const CopiedHead<T, WIDTH> head(head_of<T, WIDTH>(s, value, n, m, channel),
+      const PackedHead<T, WIDTH> head(head_of<T, WIDTH>(s, value, n, m, channel),
                                       scratch[thread_number()].value.get());
       forward_head<T, WIDTH>(s, levels, head, n, m, 0, s.queries, locations, weights,
                              output + channel);
@@ -239,56 +245,57 @@ void forward_piece(const Sizes& s, const Levels& levels, const T* value, const T
   }
 }
 
-// For each point of head m of image n: its gradient is added to the rows it read, which
-// grad_row(token) finds, and the gradients of its location and weight to what an earlier piece of D
-// has left there.
+// For each point of head m of image n, add the gradient of value to the rows that the point read,
+// where grad_row(token) is the address of a row, and add the gradients of the point's location and
+// weight to those of the earlier chunks of the D channels.
 template <typename T, int WIDTH, typename AnyHead, typename GradRow>
 void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, std::ptrdiff_t n,
                    std::ptrdiff_t m, const T* grad_output, const T* locations, const T* weights,
-                   GradRow grad_row, T* grad_locations, T* grad_weights, bool first_piece) {
+                   GradRow grad_row, T* grad_locations, T* grad_weights, bool first_chunk) {
   using R = Row<T, WIDTH>;
   const int n_points = s.levels * s.points;
 
   for (std::ptrdiff_t q = 0; q < s.queries; ++q) {
     const std::ptrdiff_t row = (n * s.queries + q) * s.heads + m;
     const std::ptrdiff_t later = row + QUERIES_AHEAD * s.heads;
-    fetch(locations + 2 * later * n_points, 2 * n_points);
-    fetch(weights + later * n_points, n_points);
-    fetch(grad_locations + 2 * later * n_points, 2 * n_points);
-    fetch(grad_weights + later * n_points, n_points);
-    fetch(grad_output + later * s.channels, WIDTH);
+    prefetch(locations + 2 * later * n_points, 2 * n_points);
+    prefetch(weights + later * n_points, n_points);
+    prefetch(grad_locations + 2 * later * n_points, 2 * n_points);
+    prefetch(grad_weights + later * n_points, n_points);
+    prefetch(grad_output + later * s.channels, WIDTH);
     const R grad = R::load(grad_output + row * s.channels);
     for (int first = 0; first < n_points; first += BLOCK) {
       const std::ptrdiff_t point = row * n_points + first;
       Block<T> block(first, n_points);
-      block.locate(levels, locations + 2 * point, weights + point, head.nowhere);
+      block.locate(levels, locations + 2 * point, weights + point, head.outside_token);
 
-      typename R::Part products[CORNERS][BLOCK];
+      typename R::Part products[NUM_CORNERS][BLOCK];
       if (block.count < BLOCK) std::memset(products, 0, sizeof products);
       for (int p = 0; p < block.count; ++p) {
-        for (int c = 0; c < CORNERS; ++c) {
+        for (int c = 0; c < NUM_CORNERS; ++c) {
           products[c][p] = grad.products(head.read(block.token[c][p]));
-          T* owed_to = grad_row(block.token[c][p]);
-          R owed = R::load(owed_to);
-          owed.add(block.counts[c][p], grad);
-          owed.store(owed_to);
+          T* const address = grad_row(block.token[c][p]);
+          R grad_value_row = R::load(address);
+          grad_value_row.add(block.coef[c][p], grad);
+          grad_value_row.store(address);
         }
       }
-      T along[CORNERS][BLOCK];
-      for (int c = 0; c < CORNERS; ++c)
+      T grad_dot_value[NUM_CORNERS][BLOCK];
+      for (int c = 0; c < NUM_CORNERS; ++c)
         for (int p = 0; p < BLOCK; p += R::LANES) {
           const auto sum = sums<T, R::LANES>(&products[c][p]);
-          std::memcpy(&along[c][p], &sum, sizeof sum);
+          std::memcpy(&grad_dot_value[c][p], &sum, sizeof sum);
         }
-      if (first_piece) {
+      if (first_chunk) {
         std::fill_n(grad_weights + point, block.count, T(0));
         std::fill_n(grad_locations + 2 * point, 2 * block.count, T(0));
       }
 #pragma omp simd
       for (int p = 0; p < block.count; ++p) {
         const PointGradient<T> g = point_gradient(
-            along[TOP_LEFT][p], along[TOP_RIGHT][p], along[BOTTOM_LEFT][p], along[BOTTOM_RIGHT][p],
-            block.right[p], block.lower[p], weights[point + p], levels.height[first + p],
+            grad_dot_value[TOP_LEFT][p], grad_dot_value[TOP_RIGHT][p],
+            grad_dot_value[BOTTOM_LEFT][p], grad_dot_value[BOTTOM_RIGHT][p], block.fraction_x[p],
+            block.fraction_y[p], weights[point + p], levels.height[first + p],
             levels.width[first + p]);
         grad_weights[point + p] += g.weight;
         grad_locations[2 * (point + p)] += g.x;
@@ -299,12 +306,12 @@ void backward_head(const Sizes& s, const Levels& levels, const AnyHead& head, st
 }
 
 template <typename T, int WIDTH>
-void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, const T* value,
+void backward_chunk(const Sizes& s, const Levels& levels, const T* grad_output, const T* value,
                     const T* locations, const T* weights, T* grad_value, T* grad_locations,
                     T* grad_weights, std::ptrdiff_t channel, int threads) {
   const auto scratch =
-      scratches<T>(copying_pays(s) ? threads : 0, (s.tokens + 1) * WIDTH, true);
-  if (!copying_pays(s) && channel == 0) {  // row by row: a head's rows alone lie too far apart
+      make_scratch<T>(should_pack_head(s) ? threads : 0, (s.tokens + 1) * WIDTH, true);
+  if (!should_pack_head(s) && channel == 0) {  // whole rows: those of one head lie too far apart
     const std::ptrdiff_t step = s.heads * s.channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (std::ptrdiff_t token = 0; token < s.images * s.tokens; ++token)
@@ -314,22 +321,24 @@ void backward_piece(const Sizes& s, const Levels& levels, const T* grad_output, 
   for (std::ptrdiff_t nm = 0; nm < s.images * s.heads; ++nm) {
     const std::ptrdiff_t n = nm / s.heads, m = nm % s.heads, step = s.heads * s.channels;
     const auto head = head_of<T, WIDTH>(s, value, n, m, channel);
-    T* const there = grad_value + n * s.tokens * step + m * s.channels + channel;
+    T* const grad_in_place = grad_value + n * s.tokens * step + m * s.channels + channel;
     const auto run = [&](const auto& any_head, const auto& grad_row) {
       backward_head<T, WIDTH>(s, levels, any_head, n, m, grad_output + channel, locations, weights,
                               grad_row, grad_locations, grad_weights, channel == 0);
     };
-    if (copying_pays(s)) {
+    if (should_pack_head(s)) {
       const Scratch<T>& own = scratch[thread_number()];
       T* const grad = own.grad.get();
       std::fill_n(grad, (s.tokens + 1) * WIDTH, T(0));
-      run(CopiedHead<T, WIDTH>(head, own.value.get()),
+      run(PackedHead<T, WIDTH>(head, own.value.get()),
           [=](int token) { return grad + std::ptrdiff_t(token) * WIDTH; });
       for (std::ptrdiff_t token = 0; token < s.tokens; ++token)
-        Row<T, WIDTH>::load(grad + token * WIDTH).store(there + token * step);
+        Row<T, WIDTH>::load(grad + token * WIDTH).store(grad_in_place + token * step);
     } else {
-      T forgotten[WIDTH] = {};  // what falls outside every level
-      run(head, [&](int token) { return token == head.nowhere ? forgotten : there + token * step; });
+      T discarded[WIDTH] = {};  // collects what falls outside the levels
+      run(head, [&](int token) {
+        return token == head.outside_token ? discarded : grad_in_place + token * step;
+      });
     }
   }
 }
@@ -338,21 +347,21 @@ template <int WIDTH>
 using Width = std::integral_constant<int, WIDTH>;
 
 // Call work(WIDTH, channel) until all channels are done. Any D is a sum of the widths that are
-// compiled: 48 = 32 + 16. What is left under 8 goes one channel at a time. Doubles are for checking,
-// where nobody is in a hurry: the wide ones would only take longer to compile.
+// compiled, such as 48 = 32 + 16; a remainder below 8 goes one channel at a time. float64 is meant
+// for gradcheck, where speed does not matter: its wide versions would only add compile time.
 template <typename T, typename Work>
-void in_pieces(std::ptrdiff_t channels, Work work) {
+void for_each_channel_chunk(std::ptrdiff_t channels, Work work) {
   std::ptrdiff_t channel = 0;
-  const auto take = [&](auto width) {
+  const auto process_width = [&](auto width) {
     for (; channels - channel >= width; channel += width) work(width, channel);
   };
   if constexpr (std::is_same_v<T, float>) {
-    take(Width<64>{});
-    take(Width<32>{});
-    take(Width<16>{});
+    process_width(Width<64>{});
+    process_width(Width<32>{});
+    process_width(Width<16>{});
   }
-  take(Width<8>{});
-  take(Width<1>{});
+  process_width(Width<8>{});
+  process_width(Width<1>{});
 }
 
 template <typename T>
@@ -360,9 +369,9 @@ int forward(const std::int64_t* sizes, const std::int64_t* shapes, int threads, 
             const T* locations, const T* weights, T* output) try {
   const Sizes s(sizes);
   const Levels levels(s, shapes);
-  in_large_pages(output, s.images * s.queries * s.heads * s.channels * sizeof(T));
-  in_pieces<T>(s.channels, [&](auto width, std::ptrdiff_t channel) {
-    forward_piece<T, width>(s, levels, value, locations, weights, output, channel, threads);
+  advise_huge_pages(output, s.images * s.queries * s.heads * s.channels * sizeof(T));
+  for_each_channel_chunk<T>(s.channels, [&](auto width, std::ptrdiff_t channel) {
+    forward_chunk<T, width>(s, levels, value, locations, weights, output, channel, threads);
   });
   return 0;
 } catch (const std::exception&) {
@@ -376,11 +385,11 @@ int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
   const Sizes s(sizes);
   const Levels levels(s, shapes);
   const std::ptrdiff_t n_points = s.images * s.queries * s.heads * s.levels * s.points;
-  in_large_pages(grad_value, s.images * s.tokens * s.heads * s.channels * sizeof(T));
-  in_large_pages(grad_locations, 2 * n_points * sizeof(T));
-  in_large_pages(grad_weights, n_points * sizeof(T));
-  in_pieces<T>(s.channels, [&](auto width, std::ptrdiff_t channel) {
-    backward_piece<T, width>(s, levels, grad_output, value, locations, weights, grad_value,
+  advise_huge_pages(grad_value, s.images * s.tokens * s.heads * s.channels * sizeof(T));
+  advise_huge_pages(grad_locations, 2 * n_points * sizeof(T));
+  advise_huge_pages(grad_weights, n_points * sizeof(T));
+  for_each_channel_chunk<T>(s.channels, [&](auto width, std::ptrdiff_t channel) {
+    backward_chunk<T, width>(s, levels, grad_output, value, locations, weights, grad_value,
                              grad_locations, grad_weights, channel, threads);
   });
   return 0;
@@ -391,8 +400,8 @@ int backward(const std::int64_t* sizes, const std::int64_t* shapes, int threads,
 }  // namespace
 }  // namespace ddetr
 
-// The entry points. Every array is dense; sizes are N, S, M, D, Lq, L, P, and shapes H and W of
-// each level. What the results hold before does not matter. Returns 0, or 1 if memory ran out.
+// The entry points. Every array is dense; sizes holds N, S, M, D, Lq, L, P, and shapes the H and W
+// of each level. The results need not be initialised. Returns 0, or 1 if memory ran out.
 extern "C" int ddetr_cpu_forward_float32(
     const std::int64_t* sizes, const std::int64_t* shapes, int threads, const float* value,
     const float* locations, const float* weights, float* output) {
@@ -421,7 +430,7 @@ extern "C" int ddetr_cpu_backward_float64(
                          grad_value, grad_locations, grad_weights);
 }
 
-// What this library was compiled for, in a few words.
+// The vector instructions and threads that this library was compiled for.
 extern "C" const char* ddetr_cpu_description() {
 #ifdef _OPENMP
 #define DDETR_THREADS "OpenMP"

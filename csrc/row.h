@@ -1,7 +1,7 @@
 // A row: the channels of one head at one token, held in vector registers.
 //
-// Written with the vector extensions that g++ and clang++ share, so the same lines become AVX-512,
-// AVX2, SSE or NEON. A row wider than a register takes several.
+// It uses the vector extensions that g++ and clang++ share, so the same source compiles to AVX-512,
+// AVX2, SSE or NEON. A row that is wider than a register takes several.
 #pragma once
 
 #include <cstdint>
@@ -54,7 +54,7 @@ struct Row {
   void add(const Row& other) {
     for (int i = 0; i < PARTS; ++i) part[i] += other.part[i];
   }
-  // The products with another row, summed as far as that needs no crossing of lanes.
+  // The elementwise products with another row, summed over the registers but not over the lanes.
   Part products(const Row& other) const {
     Part sum = part[0] * other.part[0];
     for (int i = 1; i < PARTS; ++i) sum += part[i] * other.part[i];
@@ -62,7 +62,7 @@ struct Row {
   }
 };
 
-// Neighbours added in pairs: (a0 + a1, a2 + a3, ..., b0 + b1, b2 + b3, ...).
+// Add neighbouring lanes in pairs: (a0 + a1, a2 + a3, ..., b0 + b1, b2 + b3, ...).
 template <typename T, int LANES>
 DDETR_INLINE Vector<T, LANES> pairs(Vector<T, LANES> a, Vector<T, LANES> b) {
 #ifdef __clang__
@@ -80,9 +80,9 @@ DDETR_INLINE Vector<T, LANES> pairs(Vector<T, LANES> a, Vector<T, LANES> b) {
 #endif
 }
 
-// One register holding, lane by lane, the sums over the lanes of COUNT registers; COUNT = LANES.
-// Summing a register across its lanes takes log2(LANES) shuffles; adding up pairs of registers
-// shares those among all.
+// Return one register whose lane i is the sum over the lanes of register i, for COUNT = LANES
+// registers. Summing one register over its lanes takes log2(LANES) shuffles; adding registers in
+// pairs lets all of them use the same shuffles.
 template <typename T, int LANES, int COUNT = LANES>
 DDETR_INLINE Vector<T, LANES> sums(const Vector<T, LANES>* registers) {
   if constexpr (COUNT == 1) return registers[0];
