@@ -1,30 +1,32 @@
-"""ddetr-edu: Deformable DETR, to be read and run.
+"""ddetr-edu: a readable implementation of Deformable DETR, and of the course about it.
 
-attention   one query looks at a few points
-detector    from an image to boxes
-training    from boxes to better boxes
-data, viz   pictures and their boxes; looking at any of it
-course      the exercises' checks and solutions
+attention    deformable attention: offsets, weights, locations, interpolation, aggregation, kernels
+models       from an image to boxes: backbone, encoder, queries, decoder, heads
+losses       matching, classification and box losses, denoising queries
+detector     the public Detector: images in, losses or detections out
+evaluation   COCO's average precision, and the errors behind it
+checkpoints  our own, the official code's and Hugging Face's
+training     the training loop and everything around it
+analysis     traces of a model at work on an image
+data, viz    data sets; drawings of plain arrays
+course       the exercises' checks and solutions
+cli          the `ddetr` command
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, ms_deform_attn
-
 if TYPE_CHECKING:
-    from ddetr_edu.animation import animate_training
-    from ddetr_edu.detector import (
-        DETR,
-        DeformableDETR,
-        DeformableDETRConfig,
-        DETRConfig,
-        Predictions,
-        capture,
-    )
-    from ddetr_edu.inspector import explore, write_inspector
-    from ddetr_edu.seen import Seen, look
-    from ddetr_edu.training import Detector, load
+    from ddetr_edu.analysis.animation import animate_training
+    from ddetr_edu.analysis.inspector import explore, write_inspector
+    from ddetr_edu.analysis.trace import DetectionTrace, trace
+    from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, ms_deform_attn
+    from ddetr_edu.checkpoints.io import load, save
+    from ddetr_edu.detector import Detector
+    from ddetr_edu.models.capture import capture
+    from ddetr_edu.models.config import DeformableDETRConfig, DETRConfig
+    from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
+    from ddetr_edu.models.detr import DETR
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,43 +35,49 @@ __all__ = [
     "DETRConfig",
     "DeformableDETR",
     "DeformableDETRConfig",
+    "DetectionTrace",
     "Detector",
     "MSDeformAttn",
     "Predictions",
-    "Seen",
     "animate_training",
     "backends",
     "capture",
     "explore",
     "load",
-    "look",
     "ms_deform_attn",
+    "save",
+    "trace",
     "write_inspector",
 ]
 
-# torchvision and matplotlib take seconds to import; whoever wants only the attention need not wait.
-_LATE = {
-    "DETR": "ddetr_edu.detector",
-    "DETRConfig": "ddetr_edu.detector",
-    "DeformableDETR": "ddetr_edu.detector",
-    "DeformableDETRConfig": "ddetr_edu.detector",
-    "Predictions": "ddetr_edu.detector",
-    "Seen": "ddetr_edu.seen",
-    "capture": "ddetr_edu.detector",
-    "Detector": "ddetr_edu.training",
-    "animate_training": "ddetr_edu.animation",
-    "explore": "ddetr_edu.inspector",
-    "load": "ddetr_edu.training",
-    "look": "ddetr_edu.seen",
-    "write_inspector": "ddetr_edu.inspector",
+# torch and torchvision take seconds to import: each name is imported when it is first used.
+_LAZY = {
+    "DETR": "ddetr_edu.models.detr",
+    "AttentionRecord": "ddetr_edu.attention",
+    "DETRConfig": "ddetr_edu.models.config",
+    "DeformableDETR": "ddetr_edu.models.deformable_detr",
+    "DeformableDETRConfig": "ddetr_edu.models.config",
+    "DetectionTrace": "ddetr_edu.analysis.trace",
+    "Detector": "ddetr_edu.detector",
+    "MSDeformAttn": "ddetr_edu.attention",
+    "Predictions": "ddetr_edu.models.deformable_detr",
+    "animate_training": "ddetr_edu.analysis.animation",
+    "backends": "ddetr_edu.attention",
+    "capture": "ddetr_edu.models.capture",
+    "explore": "ddetr_edu.analysis.inspector",
+    "load": "ddetr_edu.checkpoints.io",
+    "ms_deform_attn": "ddetr_edu.attention",
+    "save": "ddetr_edu.checkpoints.io",
+    "trace": "ddetr_edu.analysis.trace",
+    "write_inspector": "ddetr_edu.analysis.inspector",
 }
 
 
 def __getattr__(name: str):
-    if name not in _LATE:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATE[name]), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    return sorted({*globals(), *_LAZY})

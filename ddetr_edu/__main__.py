@@ -2,6 +2,6 @@
 
 import sys
 
-from ddetr_edu.cli import main
+from ddetr_edu.cli.main import main
 
 sys.exit(main())

@@ -1,22 +1,18 @@
-"""One query looks at a few points: deformable attention in five steps.
+"""Deformable attention in five steps: each query samples a few points around its reference point.
 
-offsets -> weights -> locations -> interpolation -> aggregation, one module each; `naive`,
-`grid_sample`, `native` and `cuda` bring the last two together, `op` chooses between those, `module`
-adds the learned layers, `capture` looks at what they did.
+offsets -> attention_weights -> locations -> interpolation -> aggregation, one module each. `naive`
+and `grid_sample` put the last two together in Python, and `kernels` does so in C++ and CUDA; `op`
+chooses between them. `module` adds the learned layers, and `capture` records what they did.
 """
 
 from ddetr_edu.attention.aggregation import aggregate
+from ddetr_edu.attention.attention_weights import attention_weights, reset_attention_weights
 from ddetr_edu.attention.capture import AttentionRecord, capture
-from ddetr_edu.attention.interpolation import (
-    bilinear_sample,
-    bilinear_sample_backward,
-    corners,
-)
-from ddetr_edu.attention.locations import pixel_centres, sampling_locations, valid_ratios
+from ddetr_edu.attention.interpolation import bilinear_sample, bilinear_sample_backward, corners
+from ddetr_edu.attention.locations import encoder_reference_points, sampling_locations, valid_ratios
 from ddetr_edu.attention.module import MSDeformAttn
 from ddetr_edu.attention.offsets import initial_offsets, reset_sampling_offsets
 from ddetr_edu.attention.op import backends, ms_deform_attn
-from ddetr_edu.attention.weights import attention_weights, reset_attention_weights
 
 __all__ = [
     "AttentionRecord",
@@ -28,9 +24,9 @@ __all__ = [
     "bilinear_sample_backward",
     "capture",
     "corners",
+    "encoder_reference_points",
     "initial_offsets",
     "ms_deform_attn",
-    "pixel_centres",
     "reset_attention_weights",
     "reset_sampling_offsets",
     "sampling_locations",

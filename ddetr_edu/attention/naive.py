@@ -1,6 +1,6 @@
 """The definition: multi-scale deformable attention as plain loops, one point after another.
 
-Slow and obvious. Every other implementation is right when it agrees with this one.
+Slow and obvious. Every other implementation is right if it agrees with this one.
 """
 
 import torch
@@ -20,9 +20,16 @@ def ms_deform_attn_naive(
 
     Convention: locations are (x, y) fractions of their level, half-pixel centres, zeros outside.
 
-    value (N, S, M, D); sampling_locations (N, Lq, M, L, P, 2); attention_weights (N, Lq, M, L, P)
-    Returns: (N, Lq, M*D)
     Source: paper, equation 3.
+
+    Args:
+        value: (N, S, M, D).
+        spatial_shapes: (H, W) of each level.
+        sampling_locations: (N, Lq, M, L, P, 2).
+        attention_weights: (N, Lq, M, L, P).
+
+    Returns:
+        (N, Lq, M*D).
     """
     n_images, n_queries, n_heads, _, n_points, _ = sampling_locations.shape
     channels = value.shape[-1]

@@ -1,5 +1,1 @@
-"""What the lessons lean on: checks that name mistakes, and reference solutions."""
-
-from ddetr_edu.course import check, solutions
-
-__all__ = ["check", "solutions"]
+"""What the lessons use: exercises that check themselves, and the reference solutions."""

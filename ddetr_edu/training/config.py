@@ -1,77 +1,169 @@
 """What can be chosen for a training run: the flags of `ddetr train`."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ddetr_edu.data.shapes import VAL_SEED_OFFSET
-from ddetr_edu.detector import PictureSize
-from ddetr_edu.detector.config import LookForward
-from ddetr_edu.training.optim import OptimConfig
+from ddetr_edu.data.scenes import VAL_SEED_OFFSET
+from ddetr_edu.models.config import LookForward, ResizeConfig
+
+Schedule = Literal["cosine", "step"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser's settings. Those left out (None) are taken from the recipe.
+
+    A tiny model that does not learn usually has too low a learning rate. The exception is
+    detr_tiny, which needs --optim.lr 5e-4; the official DETR uses 1e-4.
+    """
+
+    lr: float | None = None  # the highest learning rate; fast: 2e-3, official: 2e-4
+    backbone_lr_mult: float | None = None  # the backbone's multiple of lr; fast: 1, official: 0.1
+    beta2: float | None = None  # AdamW's second beta; fast: 0.99, official: 0.999
+    weight_decay: float | None = None  # AdamW's weight decay; both recipes: 1e-4
+    decay_bias_and_norm: bool | None = (
+        None  # weight decay for biases and norms, too; fast: no, official: yes
+    )
+    warmup_steps: int | None = None  # steps of linear warm-up; fast: 100, official: 0
+    schedule: Schedule | None = None  # fast: cosine; official: step, x 0.1 after 4/5
+    max_grad_norm: float | None = None  # gradients are clipped to this norm; both recipes: 0.1
+
+    def __post_init__(self):
+        for name in ("lr", "backbone_lr_mult", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--optim.{flag} is {value}; it must be above 0")
+        if self.beta2 is not None and not 0 <= self.beta2 < 1:
+            raise ValueError(f"--optim.beta2 is {self.beta2}; it must lie in [0, 1)")
+        if self.weight_decay is not None and not self.weight_decay >= 0:
+            raise ValueError(f"--optim.weight-decay is {self.weight_decay}; it must be 0 or more")
+
+    def filled(self, recipe: str) -> "FilledOptimConfig":
+        """The same settings, with every None taken from a recipe.
+
+        Args:
+            recipe: "fast" or "official".
+
+        Returns:
+            Settings without None.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(RECIPES[recipe], **given)
+
+
+@dataclass(frozen=True)
+class FilledOptimConfig:
+    """The settings of an OptimConfig, none of them left out."""
+
+    lr: float
+    backbone_lr_mult: float
+    beta2: float
+    weight_decay: float
+    decay_bias_and_norm: bool
+    warmup_steps: int
+    schedule: Literal["cosine", "step"]
+    max_grad_norm: float
+
+
+RECIPES = {
+    # for a tiny model, from scratch, in minutes
+    "fast": FilledOptimConfig(
+        lr=2e-3,
+        backbone_lr_mult=1.0,
+        beta2=0.99,
+        weight_decay=1e-4,
+        decay_bias_and_norm=False,
+        warmup_steps=100,
+        schedule="cosine",
+        max_grad_norm=0.1,
+    ),
+    # for a ResNet pretrained on ImageNet and 32 images a step; main.py of the official code
+    "official": FilledOptimConfig(
+        lr=2e-4,
+        backbone_lr_mult=0.1,
+        beta2=0.999,
+        weight_decay=1e-4,
+        decay_bias_and_norm=True,
+        warmup_steps=0,
+        schedule="step",
+        max_grad_norm=0.1,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a detector; leave checkpoints, metrics.jsonl and curves.png in a folder."""
+    """Train a detector; write checkpoints, metrics.jsonl and curves.png to a folder."""
 
-    data: str = "shapes"  # a folder in COCO's layout, or "shapes": generated scenes without end
-    preset: str | None = None  # the model: tiny (also if not given), tiny_two_stage, detr_tiny, ...
-    start_from: Path | None = None  # or go on with a checkpoint's model and weights
-    look_forward: LookForward | None = None  # how far back a box's loss teaches; else as the model
-    denoising: int = 0  # noised copies of each object as extra queries in training; DN-DETR: 5
-    out: Path = Path("runs/train")  # folder for everything the run leaves behind
-    resume: bool = False  # go on with the run in that folder from its newest checkpoint
+    data: str = "shapes"  # a folder in COCO's layout, or "shapes" for generated scenes
+    preset: str | None = None  # the model: tiny (the default), tiny_two_stage, r50, detr_tiny, ...
+    start_from: Path | None = None  # fine-tune this checkpoint instead of a preset
+    look_forward: LookForward | None = None  # gradient through box refinement; None: the model's
+    denoising: int = 0  # groups of denoising queries, as in DN-DETR, which uses 5; 0 for none
+    out: Path = Path("runs/train")  # the folder for checkpoints, logs and curves
+    resume: bool = False  # continue the run in that folder from its newest checkpoint
 
-    minutes: float | None = None  # stop after this much training time (evaluation not counted)
+    minutes: float | None = None  # stop after this much training time, evaluation not counted
     steps: int | None = None  # or stop after this many steps
-    epochs: float | None = None  # or after this many passes over the training pictures
+    epochs: float | None = None  # or stop after this many epochs
 
-    batch: int = 8  # pictures at a time
-    accumulate: int = 1  # batches whose gradients make one step
-    size: PictureSize = field(default_factory=lambda: PictureSize(192, 224, multiple_of=32))
-    augmentation: Literal["light", "official"] = "light"  # mirror; official: also cut out parts
-    overfit: int | None = None  # learn this many training pictures by heart, evaluate on the same
-    imagenet: bool = False  # start a ResNet from ImageNet weights (downloaded once)
-    seed: int = 0  # of the weights, the order of the pictures and the augmentation
-    recipe: Literal["auto", "fast", "official"] = "auto"  # of learning; auto: fast if tiny
+    batch_size: int = 8  # images in a batch, for each process
+    grad_accum_steps: int = 1  # batches whose gradients are added up for one step
+    image_size: ResizeConfig = field(default_factory=lambda: ResizeConfig(192, 224, multiple_of=32))
+    augmentation: Literal["light", "official"] = "light"  # flips only; official: also random crops
+    overfit: int | None = None  # overfit this many training images, and evaluate on them
+    imagenet: bool = False  # initialise a ResNet with ImageNet parameters, downloaded once
+    seed: int = 0  # seed of the initial parameters, the image order and the augmentation
+    recipe: Literal["auto", "fast", "official"] = "auto"  # optimiser defaults; auto: by preset
     optim: OptimConfig = field(default_factory=OptimConfig)
-    ema: float | None = None  # keep a moving average of the weights, such as 0.999, as the result
+    ema: float | None = None  # decay of a moving average of the parameters, such as 0.999
 
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU where there is one
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
-    checkpoint_activations: bool = False  # less memory, more time: compute encoder layers twice
-    workers: int | None = None  # processes that prepare batches; 0 or 1, with a GPU up to 8
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the forward pass
+    checkpoint_activations: bool = False  # recompute encoder layers: less memory, more time
+    workers: int | None = None  # data loading processes; None: 0 or 1, with a GPU up to 8
 
-    eval_every: int = 500  # steps between evaluations; one more comes at the end
-    save_every: int | None = None  # steps between checkpoints; as eval_every if not given
-    keep: int = 1  # older checkpoints kept beside the newest and the best
-    tensorboard: bool = False  # write TensorBoard's files, too
+    eval_every: int = 500  # steps between evaluations; another one follows at the end
+    save_every: int | None = None  # steps between checkpoints; None: as --eval-every
+    keep_checkpoints: int = 1  # older checkpoints to keep beside the newest and the best
+    tensorboard: bool = False  # also write TensorBoard files
 
     def __post_init__(self):
         if sum(x is not None for x in (self.minutes, self.steps, self.epochs)) != 1:
             raise ValueError(
                 "say how long to train: give --minutes or --steps or --epochs, and only one of them"
             )
-        for name in ("minutes", "steps", "epochs", "batch", "accumulate", "overfit", "eval_every",
-                     "save_every"):  # fmt: skip
+        for name in (
+            "minutes",
+            "steps",
+            "epochs",
+            "batch_size",
+            "grad_accum_steps",
+            "overfit",
+            "eval_every",
+            "save_every",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN is not above 0 either
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
         for name in ("preset", "imagenet"):
             if self.start_from is not None and getattr(self, name):
                 raise ValueError(
-                    f"--start-from and --{name} do not go together: the checkpoint says what the "
-                    f"model is, and has its weights; leave out --{name}"
+                    f"--start-from and --{name} exclude each other: the checkpoint determines the "
+                    f"model and has its parameters; leave out --{name}"
                 )
-        for name in ("workers", "keep", "denoising"):
+        for name in ("workers", "keep_checkpoints", "denoising"):
             if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be 0 or more")
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {getattr(self, name)}; it must be 0 or more")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"--ema is {self.ema}; it must lie between 0 and 1, close to 1")
         if self.epochs is not None and self.data == "shapes" and not self.overfit:
-            raise ValueError("generated scenes have no end, so --epochs says nothing: give --steps")
+            raise ValueError("generated scenes are endless, so there are no epochs: give --steps")
         if not 0 <= self.seed < VAL_SEED_OFFSET:
             raise ValueError(
                 f"--seed is {self.seed}; it must lie in 0 to {VAL_SEED_OFFSET - 1}: higher ones "
-                "draw the scenes that are held out for evaluation"
+                "generate the scenes that are held out for evaluation"
             )

@@ -1,146 +1,250 @@
-"""The training loop: batches in; checkpoints, a log and a picture of its curves out."""
+"""The training loop: from batches to checkpoints, a log and a plot of its curves."""
 
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 
 import torch
-from tqdm.auto import tqdm
+from torch import nn
 
-from ddetr_edu.training import distributed
-from ddetr_edu.training.batches import STEP, Seeded, open_batches, seed_for
+from ddetr_edu import distributed
+from ddetr_edu.data.loading import STEP, DeterministicDataset, open_batches, seed_for
+from ddetr_edu.evaluation.coco_metrics import check_dataset, evaluate
+from ddetr_edu.progress import progress as progress_bar
 from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.config import TrainConfig
-from ddetr_edu.training.evaluate import check_dataset, evaluate
-from ddetr_edu.training.learner import Learner
-from ddetr_edu.training.memory import keep_freed_memory
+from ddetr_edu.training.logging import (
+    describe_data,
+    describe_device,
+    describe_model,
+    describe_run,
+    estimate_eta,
+    log0,
+)
+from ddetr_edu.training.malloc import keep_freed_pages
+from ddetr_edu.training.optim import set_lr
 from ddetr_edu.training.prepare import (
     build_detector,
-    build_schedule,
+    build_sampler,
     count_steps,
     open_datasets,
     pick_device,
     pick_optim,
     pick_workers,
 )
-from ddetr_edu.training.report import (
-    about_data,
-    about_device,
-    about_model,
-    about_run,
-    forecast,
-    say,
-)
-from ddetr_edu.training.run import Run, flat
-from ddetr_edu.training.stopping import stop_requests
+from ddetr_edu.training.run import Run, flatten_settings
+from ddetr_edu.training.signals import stop_requests
+from ddetr_edu.training.trainer import Trainer
 
 LOG_EVERY = 10  # steps
+LOGGED = ("loss_label", "loss_l1", "loss_giou")  # of the last layer
+
+Batch = tuple[list[torch.Tensor], list[dict]]  # (images, targets) as the data sets give them
 
 
-def train(config: TrainConfig) -> dict[str, float]:
-    """Train as configured. Returns COCO's twelve numbers of the trained detector.
+def train_step(
+    trainer: Trainer, batches: list[Batch], step: int, progress: float
+) -> dict[str, float]:
+    """Make one optimiser step, from the gradients of one or more batches.
 
-    Leaves in config.out: checkpoint.pt and older ones, best.pt, metrics.jsonl (a line per ten steps
-    and per evaluation), config.json and curves.png.
+    Whether images come in one batch, in several, or distributed over several processes, the
+    gradient is the same (unless a batch norm computes statistics of its batch): each loss is a sum
+    over images, divided by the number of objects in *all* of them.
 
-    With config.resume it goes on from the newest checkpoint, whatever ended the run. On a CPU the
-    weights are then, bit for bit, those of a run that nothing ended, if its length was given in
-    steps or epochs; with minutes, the learning rate follows the clock, which is never the same.
+    Args:
+        trainer: What to train.
+        batches: The batches of this step, images uint8 (3, H, W).
+        step: Its number, from 1.
+        progress: How much of the run is over, from 0 to 1.
 
-    Raises: DataError for a data set that cannot be used, ValueError for settings that do not go
-        together or are not those of the run to resume, NonFiniteLoss if training diverges, OSError
-        for a folder that is full or cannot be written to, KeyboardInterrupt after Ctrl-C or
-        SIGTERM. Whichever it is, checkpoints already written are kept.
+    Returns:
+        The losses, the learning rate and the norm of the gradient.
+
+    Raises:
+        NonFiniteLoss: Naming the images, before any parameter is changed.
     """
-    torch.set_flush_denormal(True)  # numbers next to zero slow a CPU down a hundredfold
-    keep_freed_memory()
-    device = pick_device(config.device)
-    with distributed.processes(device):
-        training_set, validation_set = open_datasets(config)
-        torch.manual_seed(config.seed)
-        detector = build_detector(config, training_set.categories).to(device)
-        check_dataset(detector, validation_set)  # now, not after the training
-        learner = Learner(detector, pick_optim(config), config.precision, config.ema)
-        schedule = build_schedule(config, training_set)
-        clock = Clock(config.minutes, count_steps(config, schedule))
-        settings = {**flat(asdict(config)), "processes": distributed.world_size()}
-        run = Run(config.out, settings, config.keep, config.tensorboard)
-        if config.resume and run.resume(learner, clock):
-            say(f"going on with the run in {config.out} after step {clock.step}")
-        else:
-            run.begin()
-        say(about_data(config.data, training_set, validation_set, schedule))
-        say(about_model(str(config.start_from or config.preset or "tiny"), detector))
-        say(about_run(clock, schedule))
-        say(about_device(device, config.precision, pick_workers(config)))
+    lr = set_lr(trainer.optimizer, step, progress, trainer.optim)
+    n_boxes = sum(len(target["labels"]) for _, targets in batches for target in targets)
+    n_images = sum(len(images) for images, _ in batches)
+    # Gradients are averaged over the processes, so each divides by the average number.
+    num_boxes, num_images = distributed.all_reduce_mean([n_boxes, n_images], trainer.device)
+    num_boxes = max(num_boxes, 1 / distributed.world_size())  # at least one object in all
 
-        batches = open_batches(
-            Seeded(training_set, config.seed), schedule.batches_from(clock.step),
-            pick_workers(config), pin_memory=device.type == "cuda",
-        )  # fmt: skip
-        stopped = learn(config, learner, clock, run, batches, validation_set)
-        run.save(learner, clock)
-        so_far = f"after {clock.step} steps and {clock.minutes:.1f} minutes of training"
-        if stopped:
-            raise KeyboardInterrupt(
-                f"stopped {so_far}; the same command with --resume goes on from here"
-            )
-        metrics, table = judge(config, learner, clock, run, validation_set)
-        say(f"{table}\ndone {so_far}; left in {config.out}: checkpoint.pt, best.pt, "
-            "metrics.jsonl, config.json, curves.png")  # fmt: skip
-    return metrics
+    trainer.optimizer.zero_grad()
+    sums = dict.fromkeys(("loss", *LOGGED), 0.0)
+    zero = torch.zeros((), device=trainer.device)
+    for number, (images, targets) in enumerate(batches, start=1):
+        with nullcontext() if number == len(batches) else trainer.no_sync():
+            losses = trainer.losses(images, targets, num_boxes, num_images)
+            loss = sum(losses.values(), zero)
+            trainer.scaler.scale(loss).backward()
+        sums["loss"] += loss.item()
+        for name in LOGGED:
+            sums[name] += losses[name].item()
+    trainer.scaler.unscale_(trainer.optimizer)
+    grad_norm = nn.utils.clip_grad_norm_(
+        trainer.detector.parameters(), trainer.optim.max_grad_norm
+    ).item()
+    means = distributed.all_reduce_mean(list(sums.values()), trainer.device)
+    values = dict(zip(sums, means, strict=True))
+    trainer.check_finite(values["loss"], grad_norm, batches, step)
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+    if trainer.average is not None:
+        trainer.average.update_parameters(trainer.detector)
+    return {**values, "lr": lr, "gradient_norm": grad_norm}
 
 
-def learn(
-    config: TrainConfig, learner: Learner, clock: Clock, run: Run, batches: Iterator, validation_set
+def train_loop(
+    config: TrainConfig, trainer: Trainer, clock: Clock, run: Run, batches: Iterator, validation_set
 ) -> bool:
-    """Step after step until the run is over, saving and evaluating now and then.
+    """Step after step until the run is over, with checkpoints and evaluations in between.
 
-    Returns: whether somebody asked to stop.
+    Args:
+        config: The settings of the run.
+        trainer: What to train.
+        clock: At the step to continue from.
+        run: Where to save and log.
+        batches: From `open_batches`, config.grad_accum_steps for each step.
+        validation_set: The images to evaluate on.
+
+    Returns:
+        Whether Ctrl-C or SIGTERM ended it early.
+
+    Raises:
+        NonFiniteLoss: If training diverges.
+        OSError: If a file cannot be written.
     """
     if clock.step and clock.step % config.eval_every == 0 and clock.progress < 1:
-        judge(config, learner, clock, run, validation_set)  # the run may have ended before it could
-    bar = tqdm(
-        total=100, initial=100 * clock.progress, desc="training", disable=distributed.rank() > 0,
-        bar_format="{l_bar}{bar}| {elapsed}{postfix}",
-    )  # fmt: skip
+        # A run that is resumed here may have been stopped before its evaluation.
+        evaluate_and_log(config, trainer, clock, run, validation_set)
     first = clock.step + 1
-    clock.start(clock.step, clock.minutes)  # all that came before is not training time
+    clock.start(clock.step, clock.minutes)  # what came before is not training time
     stopping = False
-    with stop_requests() as asked, bar:
+    bar = progress_bar(
+        total=100,
+        initial=100 * clock.progress,
+        desc="training",
+        disable=distributed.rank() > 0,
+        bar_format="{l_bar}{bar}| {elapsed}{postfix}",
+    )
+    with stop_requests() as stop_requested, bar:
         while clock.progress < 1 and not stopping:
-            pictures = [next(batches) for _ in range(config.accumulate)]
-            # Dropout and the like begin each step at a seed of its own: no state to carry along.
+            step_batches = [next(batches) for _ in range(config.grad_accum_steps)]
+            # A seed for each step: dropout and noise have no state that would have to be saved.
             torch.manual_seed(seed_for(STEP, config.seed, clock.step, distributed.rank()))
-            losses = learner.step(pictures, clock.step + 1, clock.progress)
-            clock.tick(learner.device)
+            values = train_step(trainer, step_batches, clock.step + 1, clock.progress)
+            clock.tick(trainer.device)
 
             if clock.step == first:
                 began = clock.minutes  # the first step is slower
             if clock.step == first + 10:
-                say(forecast(clock, 60 * (clock.minutes - began) / 10, learner.device))
+                log0(estimate_eta(clock, 60 * (clock.minutes - began) / 10, trainer.device))
             if clock.step % LOG_EVERY == 0 or clock.step == 1:
-                run.write({"step": clock.step, "minutes": clock.minutes, **losses})
-                bar.set_postfix_str(f"step {clock.step}, loss {losses['loss']:.2f}")
+                run.write({"step": clock.step, "minutes": clock.minutes, **values})
+            bar.set_postfix_str(f"step {clock.step}, loss {values['loss']:.2f}", refresh=False)
             bar.update(100 * clock.progress - bar.n)
             if clock.step % (config.save_every or config.eval_every) == 0:
                 with clock.paused():
-                    run.save(learner, clock)
+                    run.save(trainer, clock)
             if clock.step % config.eval_every == 0 and clock.progress < 1:
-                judge(config, learner, clock, run, validation_set)
-            (stopping,) = distributed.largest([asked.is_set()], learner.device)
-    return bool(stopping)
+                evaluate_and_log(config, trainer, clock, run, validation_set)
+            requests = distributed.all_reduce_max([stop_requested.is_set()], trainer.device)
+            stopping = bool(requests[0])
+    return stopping
 
 
-def judge(
-    config: TrainConfig, learner: Learner, clock: Clock, run: Run, validation_set
+def evaluate_and_log(
+    config: TrainConfig, trainer: Trainer, clock: Clock, run: Run, validation_set
 ) -> tuple[dict[str, float], str]:
-    """Save, evaluate, log. Returns COCO's numbers and table."""
+    """Save a checkpoint, evaluate, and log. Every process must call this.
+
+    Args:
+        config: The settings of the run.
+        trainer: What is trained.
+        clock: At the current step.
+        run: Where to save and log.
+        validation_set: The images to evaluate on.
+
+    Returns:
+        COCO's twelve metrics, and its table as text.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
     with clock.paused():
-        run.save(learner, clock)  # first: it must not be lost
-        distributed.take_buffers_of_first(learner.result)
+        run.save(trainer, clock)  # before the evaluation, which may fail
+        distributed.broadcast_buffers(trainer.result)
         metrics, table = evaluate(
-            learner.result, validation_set, config.batch, False, pick_workers(config)
+            trainer.result, validation_set, config.batch_size, False, pick_workers(config)
         )
-        run.evaluated(learner, clock, metrics)
-    say(f"step {clock.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+        run.log_evaluation(trainer, clock, metrics)
+    log0(f"step {clock.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
     return metrics, table
+
+
+def train(config: TrainConfig) -> dict[str, float]:
+    """Train as configured.
+
+    Leaves in config.out: checkpoint.pt and older ones, best.pt, metrics.jsonl (a line per ten steps
+    and per evaluation), config.json and curves.png.
+
+    With config.resume it continues from the newest checkpoint, whatever ended the run. On a CPU the
+    parameters are then, bit for bit, those of an uninterrupted run, if its length was given in
+    steps or epochs; with minutes, the learning rate follows the clock, which is never the same.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        COCO's twelve metrics of the trained detector.
+
+    Raises:
+        DataError: For a data set that cannot be used.
+        ValueError: For settings that contradict each other or those of the run to resume.
+        NonFiniteLoss: If training diverges.
+        OSError: For a folder that is full or cannot be written to.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when a checkpoint is saved.
+    """
+    torch.set_flush_denormal(True)  # denormal numbers slow a CPU down a hundredfold
+    keep_freed_pages()
+    device = pick_device(config.device)
+    with distributed.process_group(device):
+        training_set, validation_set = open_datasets(config)
+        torch.manual_seed(config.seed)
+        detector = build_detector(config, training_set.categories).to(device)
+        check_dataset(detector, validation_set)  # now, not after the training
+        trainer = Trainer(detector, pick_optim(config), config.precision, config.ema)
+        sampler = build_sampler(config, training_set)
+        clock = Clock(config.minutes, count_steps(config, sampler))
+        settings = {**flatten_settings(asdict(config)), "processes": distributed.world_size()}
+        run = Run(config.out, settings, config.keep_checkpoints, config.tensorboard)
+        if config.resume and run.resume(trainer, clock):
+            log0(f"resuming the run in {config.out} after step {clock.step}")
+        else:
+            run.begin()
+        log0(describe_data(config.data, training_set, validation_set, sampler))
+        log0(describe_model(str(config.start_from or config.preset or "tiny"), detector))
+        log0(describe_run(clock, sampler))
+        log0(describe_device(device, config.precision, pick_workers(config)))
+
+        batches = open_batches(
+            DeterministicDataset(training_set, config.seed),
+            sampler.batches_from(clock.step),
+            pick_workers(config),
+            pin_memory=device.type == "cuda",
+        )
+        with closing(batches):  # stops the workers, also after an error
+            stopped = train_loop(config, trainer, clock, run, batches, validation_set)
+        run.save(trainer, clock)
+        so_far = f"after {clock.step} steps and {clock.minutes:.1f} minutes of training"
+        if stopped:
+            raise KeyboardInterrupt(
+                f"stopped {so_far}; the same command with --resume continues from here"
+            )
+        metrics, table = evaluate_and_log(config, trainer, clock, run, validation_set)
+        log0(
+            f"{table}\ndone {so_far}; wrote to {config.out}: checkpoint.pt, best.pt, "
+            "metrics.jsonl, config.json, curves.png"
+        )
+    return metrics

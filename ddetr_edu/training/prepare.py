@@ -1,76 +1,90 @@
-"""What a run begins with: data, detector, schedule, device."""
+"""What a run begins with: data, detector, sampler, device."""
 
 import os
 from dataclasses import replace
 
 import torch
 
-from ddetr_edu.data import (
-    CocoDetection,
-    Shapes,
-    held_out_scenes,
-    light_augmentation,
-    official_augmentation,
-)
-from ddetr_edu.detector import (
-    DETR,
-    DETR_PRESETS,
-    PRESETS,
-    DeformableDETR,
-    DeformableDETRConfig,
-    DETRConfig,
-)
-from ddetr_edu.training import distributed
-from ddetr_edu.training.batches import Schedule
-from ddetr_edu.training.checkpoint import load
-from ddetr_edu.training.config import TrainConfig
-from ddetr_edu.training.denoising import Denoising
-from ddetr_edu.training.detector import Detector
-from ddetr_edu.training.optim import OptimConfig
-from ddetr_edu.training.report import say
-from ddetr_edu.training.transfer import adopt_weights
+from ddetr_edu import distributed
+from ddetr_edu.checkpoints.io import load
+from ddetr_edu.checkpoints.transfer import adopt_parameters
+from ddetr_edu.data.coco import CocoDetection
+from ddetr_edu.data.loading import InfiniteBatchSampler
+from ddetr_edu.data.shapes import Shapes, held_out_scenes
+from ddetr_edu.data.transforms import light_augmentation, official_augmentation
+from ddetr_edu.detector import Detector
+from ddetr_edu.losses.denoising import Denoising
+from ddetr_edu.models.backbone import ResNetBackbone
+from ddetr_edu.models.config import DETR_PRESETS, PRESETS, DeformableDETRConfig, DETRConfig
+from ddetr_edu.models.deformable_detr import DeformableDETR
+from ddetr_edu.models.detr import DETR
+from ddetr_edu.training.config import FilledOptimConfig, TrainConfig
+from ddetr_edu.training.logging import log0
 
-ENDLESS = 1_000_000_000  # generated scenes, more than any run can use up
-PASS = 1024  # of them are put into batches by shape at a time
+GENERATED_IMAGES = 1_000_000_000  # more scenes than any run can use up
+GENERATED_EPOCH = 1024  # scenes that are grouped by aspect ratio at a time
 
 
 def open_datasets(config: TrainConfig) -> tuple:
-    """The training and the validation set that a run asks for.
+    """The training set and the validation set of a run.
 
-    Learning by heart means no augmentation, and validation on the very same pictures.
+    Overfitting means no augmentation, and evaluation on the very same images.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        Two data sets of `ddetr_edu.data`.
+
+    Raises:
+        DataError: For a data set that cannot be used.
+        ValueError: If there is no image to train on.
     """
     if config.data == "shapes":
-        training_set = Shapes(config.overfit or ENDLESS, seed=config.seed)
-        validation_set = training_set if config.overfit else held_out_scenes()
-        return training_set, validation_set
+        scenes = Shapes(config.overfit or GENERATED_IMAGES, seed=config.seed)
+        return scenes, scenes if config.overfit else held_out_scenes()
     if config.overfit:
-        training_set = CocoDetection(config.data, "train").first(config.overfit)
-        return training_set, training_set
+        images = CocoDetection(config.data, "train").first(config.overfit)
+        return images, images
     augmentations = {"light": light_augmentation, "official": official_augmentation}
     training_set = CocoDetection(config.data, "train", augmentations[config.augmentation]())
     if not len(training_set):
-        raise ValueError(f"the train split of {config.data} has no picture to learn from")
+        raise ValueError(f"the train split of {config.data} has no image to train on")
     return training_set, CocoDetection(config.data, "val")
 
 
 def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
-    """A detector for these categories: fresh, or with the weights of config.start_from."""
+    """The detector to train: new, or with the parameters of config.start_from.
+
+    Args:
+        config: The settings of the run.
+        categories: {label: name} of the training set.
+
+    Returns:
+        A detector in training mode, on the CPU.
+
+    Raises:
+        CheckpointError: If config.start_from cannot be read.
+        ValueError: For an unknown preset, or options that the model does not have.
+    """
     source, preset = None, config.preset or "tiny"
+    architecture: DeformableDETRConfig | DETRConfig
     if config.start_from is not None:
         source = load(config.start_from)
-        known = source.model.config
+        architecture = source.model.config
     elif preset in PRESETS:
-        known = DeformableDETRConfig.preset(preset)
+        architecture = DeformableDETRConfig.preset(preset)
     elif preset in DETR_PRESETS:
-        known = DETRConfig.preset(preset)
+        architecture = DETRConfig.preset(preset)
     else:
         names = ", ".join([*PRESETS, *DETR_PRESETS])
         raise ValueError(f'preset "{preset}" does not exist; choose one of {names}')
-    known = replace(known, num_classes=len(categories))
-    if isinstance(known, DeformableDETRConfig):
+    architecture = replace(architecture, num_classes=len(categories))
+    model: DeformableDETR | DETR
+    if isinstance(architecture, DeformableDETRConfig):
         if config.look_forward is not None:
-            known = replace(known, look_forward=config.look_forward)
-        model = DeformableDETR(known)
+            architecture = replace(architecture, look_forward=config.look_forward)
+        model = DeformableDETR(architecture)
         model.encoder.checkpoint_activations = config.checkpoint_activations
     elif config.denoising or config.look_forward or config.checkpoint_activations:
         raise ValueError(
@@ -78,68 +92,116 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
             "this is a DETR; leave them out, or choose another preset"
         )
     else:
-        model = DETR(known)
+        model = DETR(architecture)
     if source is not None:
-        say(adopt_weights(model, categories, source))
+        log0(adopt_parameters(model, categories, source))
     if config.imagenet:
-        if not hasattr(model.backbone, "load_imagenet"):
+        if not isinstance(model.backbone, ResNetBackbone):
             raise ValueError(
-                f"--imagenet needs a ResNet, and the preset {config.preset or 'tiny'} has none; "
+                f"--imagenet needs a ResNet, and the preset {preset} has none; "
                 "leave it out, or choose a preset with a ResNet such as r50"
             )
         model.backbone.load_imagenet()
     denoising = None
     if config.denoising:
-        denoising = Denoising(known.num_classes, model.config.d_model, config.denoising)
-    return Detector(model, categories, config.size, denoising=denoising)
+        denoising = Denoising(len(categories), architecture.d_model, config.denoising)
+    return Detector(model, categories, config.image_size, denoising=denoising)
 
 
-def build_schedule(config: TrainConfig, training_set) -> Schedule:
-    """Which pictures come when. A set smaller than a batch is taken whole."""
-    everybody = config.accumulate * distributed.world_size()
-    endless = len(training_set) == ENDLESS
-    n_pictures = PASS if endless else len(training_set)
+def build_sampler(config: TrainConfig, training_set) -> InfiniteBatchSampler:
+    """Which images are in which step. Of a set smaller than a batch, the batch is the whole set.
+
+    Args:
+        config: The settings of the run.
+        training_set: From `open_datasets`.
+
+    Returns:
+        The sampler of this process.
+
+    Raises:
+        ValueError: If there are fewer images than batches in a step.
+    """
+    batches_per_step = config.grad_accum_steps * distributed.world_size()
+    generated = len(training_set) == GENERATED_IMAGES
+    n_images = GENERATED_EPOCH if generated else len(training_set)
     if isinstance(training_set, Shapes):
-        sizes = training_set.size
+        size = training_set.size
     else:
-        sizes = training_set.sizes().__getitem__
-    return Schedule(
-        n_pictures=n_pictures,
-        batch=min(config.batch, max(n_pictures // everybody, 1)),
+        size = training_set.sizes().__getitem__
+
+    def is_landscape(i: int) -> bool:
+        height, width = size(i)
+        return width > height
+
+    return InfiniteBatchSampler(
+        n_images=n_images,
+        batch_size=min(config.batch_size, max(n_images // batches_per_step, 1)),
         seed=config.seed,
-        accumulate=config.accumulate,
+        grad_accum_steps=config.grad_accum_steps,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        wide=lambda i: sizes(i)[1] > sizes(i)[0],
-        endless=endless,
+        is_landscape=is_landscape,
+        generated=generated,
     )
 
 
-def count_steps(config: TrainConfig, schedule: Schedule) -> int | None:
-    """The steps of the run; None if its length is given in minutes."""
+def count_steps(config: TrainConfig, sampler: InfiniteBatchSampler) -> int | None:
+    """The number of steps of a run.
+
+    Args:
+        config: The settings of the run.
+        sampler: Of its training set.
+
+    Returns:
+        At least 1; None if the length is given in minutes.
+    """
     if config.epochs is None:
         return config.steps
-    return max(round(config.epochs * schedule.steps_per_pass), 1)
+    return max(round(config.epochs * sampler.steps_per_epoch), 1)
 
 
-def pick_optim(config: TrainConfig) -> OptimConfig:
-    """The optimiser's settings, those not given from the recipe that suits the preset."""
+def pick_optim(config: TrainConfig) -> FilledOptimConfig:
+    """The optimiser's settings, those not given from the recipe that suits the preset.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        The optimiser's settings, without None.
+    """
     small = config.start_from is None and "tiny" in (config.preset or "tiny")
-    automatic = "fast" if small else "official"
-    return config.optim.filled(automatic if config.recipe == "auto" else config.recipe)
+    suitable = "fast" if small else "official"
+    return config.optim.filled(suitable if config.recipe == "auto" else config.recipe)
 
 
 def pick_workers(config: TrainConfig) -> int:
-    """How many processes prepare batches, for each process that trains."""
+    """The number of data loading processes, for each training process.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        What the config says, or else a number that suits the machine.
+    """
     if config.workers is not None:
         return config.workers
     if not torch.cuda.is_available():
-        return int((os.cpu_count() or 1) > 2)  # two cores are busy with training already
+        return int((os.cpu_count() or 1) > 2)  # training alone keeps two cores busy
     return max(1, min(8, (os.cpu_count() or 1) // distributed.world_size() - 1))
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name. Raises: ValueError if it is unknown or not there."""
+    """The device of a name.
+
+    Args:
+        name: As torch names devices, or "auto": a GPU if there is one.
+
+    Returns:
+        A device that can be computed on.
+
+    Raises:
+        ValueError: If the device is unknown or not available.
+    """
     if name == "auto":
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun gives each process its own
         return torch.device(gpu if torch.cuda.is_available() else "cpu")

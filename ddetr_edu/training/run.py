@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, its log and its checkpoints, all of it safe to be cut off."""
+"""The folder of a run: its settings, log and checkpoints, complete whenever the run is stopped."""
 
 import json
 import os
@@ -6,36 +6,57 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from ddetr_edu.training import distributed
-from ddetr_edu.training.checkpoint import save
+from ddetr_edu import distributed
+from ddetr_edu.checkpoints.io import save
+from ddetr_edu.checkpoints.safe_load import CheckpointError, safe_load
+from ddetr_edu.files import atomic_write
 from ddetr_edu.training.clock import Clock
-from ddetr_edu.training.files import CheckpointError, read
-from ddetr_edu.training.learner import Learner
+from ddetr_edu.training.logging import log0
+from ddetr_edu.training.trainer import Trainer
 from ddetr_edu.viz import plot_curves
 
-# Settings that change how a run is carried out, but not what it computes.
-FREE = ("out", "resume", "device", "workers", "checkpoint_activations", "eval_every",
-        "save_every", "keep", "tensorboard")  # fmt: skip
+# Settings that change how a run is carried out, but not what it computes: a resumed run may have
+# others.
+MAY_DIFFER = (
+    "out",
+    "resume",
+    "device",
+    "workers",
+    "checkpoint_activations",
+    "eval_every",
+    "save_every",
+    "keep_checkpoints",
+    "tensorboard",
+)
 
 
 class Run:
-    """One run's folder. Only process 0 writes to it; in the others the writing methods do nothing.
+    """The folder of a run. Only process 0 writes to it; in others the writing methods do nothing.
 
-    checkpoint.pt is the newest checkpoint; with `keep`, so many older ones stay beside it as
-    checkpoint-STEP.pt. best.pt is the detector with the highest AP. A checkpoint replaces the one
-    before only when it is whole on the disk.
+    checkpoint.pt is the newest checkpoint, checkpoint-STEP.pt are older ones, and best.pt is the
+    detector with the highest AP. A checkpoint replaces the previous one only when it is completely
+    on the disk.
 
-    settings: plain values by name, as `ddetr train` was given them
+    Args:
+        folder: The folder to write.
+        settings: Plain values by name, as `ddetr train` was given them.
+        keep_checkpoints: The number of older checkpoints to keep.
+        tensorboard: Also write TensorBoard files.
+
+    Raises:
+        ValueError: If TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, settings: dict, keep: int = 1, tensorboard: bool = False):
-        self.folder, self.settings, self.keep = folder, settings, keep
+    def __init__(
+        self, folder: Path, settings: dict, keep_checkpoints: int = 1, tensorboard: bool = False
+    ):
+        self.folder, self.settings, self.keep_checkpoints = folder, settings, keep_checkpoints
         self.checkpoint, self.log = folder / "checkpoint.pt", folder / "metrics.jsonl"
         self.saved_step = 0  # of checkpoint.pt
         self._writer = open_tensorboard(folder) if tensorboard and not distributed.rank() else None
 
     def begin(self) -> None:
-        """Start with an empty log. What an earlier run left is moved to the folder `previous`."""
+        """Start with an empty log. Files of an earlier run are moved to the folder `previous`."""
         if distributed.rank():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,136 +68,191 @@ class Run:
             previous.mkdir()
             for path in earlier:
                 path.replace(previous / path.name)
-            print(f"{self.folder} holds an earlier run; it is now in {previous}")
-        write_text(self.folder / "config.json", json.dumps(self.settings, indent=2))
-        write_text(self.log, "")
+            log0(f"{self.folder} contained an earlier run, which is now in {previous}")
+        atomic_write(self.folder / "config.json", json.dumps(self.settings, indent=2).encode())
+        atomic_write(self.log, b"")
 
-    def resume(self, learner: Learner, clock: Clock) -> bool:
-        """Take learner and clock to the newest checkpoint; False if there is none yet.
+    def resume(self, trainer: Trainer, clock: Clock) -> bool:
+        """Take trainer and clock to the newest checkpoint.
 
-        Raises: CheckpointError if the checkpoint cannot be gone on from, ValueError if it was
-            trained with other settings.
+        Args:
+            trainer: Built with the settings of the run; changed in place.
+            clock: Changed in place.
+
+        Returns:
+            False if there is no checkpoint yet, and nothing was changed.
+
+        Raises:
+            CheckpointError: If training cannot resume from the checkpoint.
+            ValueError: If it was trained with other settings.
         """
         if not self.checkpoint.exists():
             return False
-        content = read(self.checkpoint)
+        content = safe_load(self.checkpoint)
         if not isinstance(content, dict) or "training" not in content:
             raise CheckpointError(
                 f"{self.checkpoint} holds a detector but not the state of its training; "
-                "--resume goes on from a checkpoint.pt that `ddetr train` left"
+                "--resume needs a checkpoint.pt that `ddetr train` wrote"
             )
         training = content["training"]
-        check_same(training["settings"], self.settings)
-        learner.restore(content["model"], training["learner"])
+        check_same_settings(training["settings"], self.settings)
+        trainer.restore(content["model"], training["trainer"])
         clock.start(content["step"], training["minutes"])
         self.saved_step = clock.step
         if not distributed.rank():
-            write_text(self.log, "".join(lines_until(self.log, clock.step)))
+            atomic_write(self.log, "".join(lines_until(self.log, clock.step)).encode())
             for unfinished in self.folder.glob(".*.pt.*"):
                 unfinished.unlink()
         return True
 
     def write(self, entry: dict) -> None:
-        """Append a line to the log."""
+        """Append a line to the log, floats with six significant digits.
+
+        Args:
+            entry: "step" and other plain values.
+        """
         if distributed.rank():
             return
-        rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}
+        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in entry.items()}
         with self.log.open("a") as file:
             file.write(json.dumps(rounded) + "\n")
         if self._writer:
             for name, value in rounded.items():
                 self._writer.add_scalar(name, value, rounded["step"])
 
-    def save(self, learner: Learner, clock: Clock) -> None:
+    def save(self, trainer: Trainer, clock: Clock) -> None:
         """Write checkpoint.pt, unless it holds this step already.
 
-        Raises: OSError if it cannot be written; earlier checkpoints are then untouched.
+        Args:
+            trainer: What to save.
+            clock: At the current step.
+
+        Raises:
+            OSError: If it cannot be written; earlier checkpoints are then untouched.
         """
         if distributed.rank() or clock.step == self.saved_step:
             return
-        if self.keep and self.checkpoint.exists():
-            link(self.checkpoint, self.folder / f"checkpoint-{self.saved_step:07d}.pt")
-        training = {
-            "settings": self.settings, "minutes": clock.minutes, "learner": learner.state(),
-        }  # fmt: skip
-        save(self.checkpoint, learner.result, step=clock.step, training=training)
+        if self.keep_checkpoints and self.checkpoint.exists():
+            link_or_copy(self.checkpoint, self.folder / f"checkpoint-{self.saved_step:07d}.pt")
+        training = {"settings": self.settings, "minutes": clock.minutes, "trainer": trainer.state()}
+        save(self.checkpoint, trainer.result, step=clock.step, training=training)
         self.saved_step = clock.step
         older = sorted(self.folder.glob("checkpoint-*.pt"))
-        for path in older[: max(len(older) - self.keep, 0)]:
+        for path in older[: max(len(older) - self.keep_checkpoints, 0)]:
             path.unlink()
 
-    def evaluated(self, learner: Learner, clock: Clock, metrics: dict[str, float]) -> None:
-        """Log an evaluation, draw the curves, and keep the detector if it is the best so far."""
+    def log_evaluation(self, trainer: Trainer, clock: Clock, metrics: dict[str, float]) -> None:
+        """Log an evaluation, plot the curves, and save the detector if it is the best so far.
+
+        Args:
+            trainer: What was evaluated.
+            clock: At the current step.
+            metrics: COCO's twelve.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
         if distributed.rank():
             return
         best = max((line["AP"] for line in self.lines() if "AP" in line), default=-2.0)
         if metrics["AP"] > best:
-            save(self.folder / "best.pt", learner.result, step=clock.step)
+            save(self.folder / "best.pt", trainer.result, step=clock.step)
         self.write({"step": clock.step, "minutes": clock.minutes, **metrics})
         plot_curves(self.log, self.folder / "curves.png")
 
     def lines(self) -> list[dict]:
-        """The log so far."""
+        """The entries of the log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
 def lines_until(log: Path, step: int) -> list[str]:
-    """The lines of a log that a run which goes on from this step will not write again.
+    """The lines of a log that a run resumed after this step will not write again.
 
-    An evaluation comes after the checkpoint of its step, so that one is written again.
+    The evaluation of a step comes after its checkpoint, so it will be written again.
+
+    Args:
+        log: The file, which may be missing.
+        step: The step of the checkpoint.
+
+    Returns:
+        The lines to keep, with their line ends.
     """
     kept = []
     for line in log.read_text().splitlines(keepends=True) if log.exists() else []:
-        with suppress(ValueError):  # the last line may have been cut off
+        with suppress(ValueError):  # the last line may be incomplete
             entry = json.loads(line)
             if entry["step"] < step or (entry["step"] == step and "AP" not in entry):
                 kept.append(line)
     return kept
 
 
-def check_same(before: dict, now: dict) -> None:
-    """Raise ValueError, naming them, if settings differ that decide what a run computes."""
+def check_same_settings(before: dict, now: dict) -> None:
+    """Raise if settings differ that determine what a run computes.
+
+    Args:
+        before: Those of the run so far.
+        now: Those that it would be resumed with.
+
+    Raises:
+        ValueError: Naming the settings that differ.
+    """
     different = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is now {now.get(name)}"
         for name in now.keys() | before.keys()
-        if name not in FREE and before.get(name) != now.get(name)
+        if name not in MAY_DIFFER and before.get(name) != now.get(name)
     ]
     if different:
         raise ValueError(
-            f"--resume goes on with the same settings, but {' and '.join(sorted(different))}; "
+            f"--resume needs the same settings, but {' and '.join(sorted(different))}; "
             "give those of the run, or choose another --out for a new one"
         )
 
 
-def flat(settings: dict, prefix: str = "") -> dict:
-    """Nested settings by their names on the command line, {"optim.lr": ...}, as JSON keeps them."""
-    names = {}
+def flatten_settings(settings: dict, prefix: str = "") -> dict:
+    """Nested settings by their names on the command line.
+
+    Args:
+        settings: A config as a dict.
+        prefix: What precedes the names.
+
+    Returns:
+        {"optim.lr": ..., ...}, with values as JSON keeps them.
+    """
+    flat: dict[str, object] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            names |= flat(value, f"{prefix}{name}.")
+            flat |= flatten_settings(value, f"{prefix}{name}.")
         else:
-            names[prefix + name] = json.loads(json.dumps(value, default=str))
-    return names
+            flat[prefix + name] = json.loads(json.dumps(value, default=str))
+    return flat
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one go."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link to a file, or a copy where the file system has no hard links.
 
-
-def link(path: Path, name: Path) -> None:
-    """A second name for a file; a copy where the file system knows no second names."""
-    name.unlink(missing_ok=True)
+    Args:
+        source: An existing file.
+        target: The new name; a file of that name is replaced.
+    """
+    target.unlink(missing_ok=True)
     try:
-        os.link(path, name)
+        os.link(source, target)
     except OSError:
-        shutil.copyfile(path, name)
+        shutil.copyfile(source, target)
 
 
 def open_tensorboard(folder: Path):
-    """A writer for TensorBoard. Raises: ValueError, in one sentence, if it is not installed."""
+    """A writer of TensorBoard files.
+
+    Args:
+        folder: The folder of the run; they go into its folder `tensorboard`.
+
+    Returns:
+        A torch.utils.tensorboard.SummaryWriter.
+
+    Raises:
+        ValueError: If TensorBoard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

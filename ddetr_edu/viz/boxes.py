@@ -1,29 +1,37 @@
-"""Boxes over a picture, with their names and scores."""
+"""Boxes over an image, with their categories and scores."""
 
 import numpy as np
 from matplotlib.patches import Rectangle
 
 from ddetr_edu.viz.labels import label_boxes
-from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_picture
+from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_image_array
 
 
 def plot_boxes(
-    picture,
+    image,
     boxes,
     labels=None,
     scores=None,
     categories: dict[int, str] | None = None,
     title: str | None = None,
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
-    """Draw boxes over a picture, each with its name and, if there are any, its score.
+    """Draw boxes over an image, each with its category and score, if they are given.
 
-    picture: PIL image, (3, H, W) tensor or (H, W, 3) array
-    boxes:   (n, 4) (x1, y1, x2, y2) in pixels, with (0, 0) at the picture's corner
-    labels:  (n,) whole numbers;  scores: (n,);  categories: {label: name}
-    Returns: the figure, and "boxes" (n, 4) and "texts" (n,) as drawn.
-    Raises: ValueError for boxes of another shape, or labels or scores that are fewer or more.
+    Args:
+        image: PIL image, (3, H, W) tensor or (H, W, 3) array.
+        boxes: (n, 4) (x1, y1, x2, y2) in pixels, with (0, 0) at the image's corner.
+        labels: (n,) integers.
+        scores: (n,).
+        categories: {label: name}; a label without a name is written as a number.
+        title: Of the figure.
+
+    Returns:
+        The figure, and "boxes" (n, 4) and "texts" (n,) as drawn.
+
+    Raises:
+        ValueError: For boxes of another shape, or another number of labels or scores than boxes.
     """
-    pixels = as_picture(picture)
+    pixels = as_image_array(image)
     height, width = pixels.shape[:2]
     boxes = as_array(boxes).reshape(-1, 4) if len(boxes) == 0 else as_array(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -34,9 +42,10 @@ def plot_boxes(
     names = [""] * len(boxes)
     if labels is not None:
         names = [(categories or {}).get(int(label), str(int(label))) for label in labels]
-    texts = names if scores is None else [
-        f"{name} {score:.2f}".strip() for name, score in zip(names, as_array(scores), strict=True)
-    ]  # fmt: skip
+    texts = names
+    if scores is not None:
+        scored = zip(names, as_array(scores), strict=True)
+        texts = [f"{name} {score:.2f}".strip() for name, score in scored]
     labels = np.zeros(len(boxes), int) if labels is None else as_array(labels)
     figure = NotebookFigure(6, 6 * height / width + (0.4 if title else 0.1))
     axis = figure.subplots()

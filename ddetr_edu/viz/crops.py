@@ -1,37 +1,54 @@
-"""A gallery of crops: the found box, the true box, and what is wrong between them."""
+"""Crops of images around a predicted box and its ground truth, to see what is wrong."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_picture
+from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_image_array
 
-TRUE = dict(color=COLOURS[0], lw=2.2)
-FOUND = dict(color=COLOURS[1], lw=2.2, ls=(0, (4, 2)))
-SMALLEST = 40  # px: the least side of a crop, so that small objects keep some surroundings
+GROUND_TRUTH: dict[str, Any] = dict(color=COLOURS[0], lw=2.2)
+PREDICTED: dict[str, Any] = dict(color=COLOURS[1], lw=2.2, ls=(0, (4, 2)))
+MIN_SIDE = 40  # px of a crop, so that small objects keep some context
 
 
 def plot_crops(
     rows: dict[str, list[dict]], columns: int = 6, title: str | None = None
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
-    """Draw rows of crops of pictures, each around its boxes; true boxes solid, found ones dashed.
+    """Draw rows of crops of images, each around its boxes: ground truth solid, predictions dashed.
 
-    rows: {what the row shows: [{"picture", "caption", "found" and "true"}, ...]}; a box is (x1, y1,
-        x2, y2) in pixels of its picture, or None; a picture is as for `plot_boxes`. Of a row no
-        more than `columns` are drawn; an empty one says so.
-    Returns: the figure, and for each row "windows" (n, 4), the (x1, y1, x2, y2) that its crops show
-        in pixels; beyond the edge of a picture they are grey.
-    Raises: ValueError for a crop without any box, or if there is no row.
+    Args:
+        rows: {what the row shows: [{"image", "caption", "predicted", "ground_truth"}, ...]}. A box
+            is (x1, y1, x2, y2) in pixels of its image, or None; an image is as for `plot_boxes`.
+        columns: Of each row at most so many crops are drawn.
+        title: Of the figure.
+
+    Returns:
+        The figure, and for each row (n, 4), the windows (x1, y1, x2, y2) that its crops show, in
+        pixels; beyond the edge of an image they are grey.
+
+    Raises:
+        ValueError: For a crop without any box, or if there is no row.
     """
     if not rows:
         raise ValueError("there is no row of crops to draw")
     heights = [1.95 if crops else 0.6 for crops in rows.values()]
     figure = NotebookFigure(1.75 * columns + 0.1, sum(heights) + 0.35)
-    handles = [Line2D([], [], label="true box", **TRUE), Line2D([], [], label="found", **FOUND)]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9,
-                  handlelength=3.4)  # fmt: skip
+    handles = [
+        Line2D([], [], label="ground truth", **GROUND_TRUTH),
+        Line2D([], [], label="predicted box", **PREDICTED),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        handlelength=3.4,
+    )
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False).flat
@@ -48,19 +65,31 @@ def plot_crops(
     return figure, windows
 
 
-def draw_crop(axis, crop: dict) -> np.ndarray:
-    """Draw one crop; returns its window (x1, y1, x2, y2)."""
-    boxes = {name: as_array(crop[name]) for name in ("true", "found") if crop[name] is not None}
+def draw_crop(axis: Axes, crop: dict) -> np.ndarray:
+    """Draw one crop.
+
+    Args:
+        axis: The panel to draw into.
+        crop: As in the rows of `plot_crops`.
+
+    Returns:
+        Its window (x1, y1, x2, y2).
+
+    Raises:
+        ValueError: If it has no box.
+    """
+    kinds = ("ground_truth", "predicted")
+    boxes = {kind: as_array(crop[kind]) for kind in kinds if crop[kind] is not None}
     if not boxes:
-        raise ValueError(f'the crop "{crop["caption"]}" has neither a found nor a true box')
-    pixels = as_picture(crop["picture"])
+        raise ValueError(f'the crop "{crop["caption"]}" has neither a predicted nor a true box')
+    pixels = as_image_array(crop["image"])
     height, width = pixels.shape[:2]
     window = window_around(np.stack(list(boxes.values())), width, height)
     axis.set_facecolor("0.85")
     axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
-    for name, box in boxes.items():
+    for kind, box in boxes.items():
         x1, y1, x2, y2 = box
-        style = TRUE if name == "true" else FOUND
+        style = GROUND_TRUTH if kind == "ground_truth" else PREDICTED
         corner, sides = (x1, y1), (x2 - x1, y2 - y1)
         axis.add_patch(Rectangle(corner, *sides, fill=False, color="white", lw=style["lw"] + 1.6))
         axis.add_patch(Rectangle(corner, *sides, fill=False, **style))
@@ -71,13 +100,21 @@ def draw_crop(axis, crop: dict) -> np.ndarray:
 
 
 def window_around(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A square (x1, y1, x2, y2), half as large again as boxes (n, 4) and around them.
+    """Choose a square window around boxes, 1.5 times as large as they are.
 
-    It stays within the picture, but for a narrow margin, along each side that is long enough.
+    It stays within the image, except for a narrow margin, along each side that is long enough.
+
+    Args:
+        boxes: (n, 4) (x1, y1, x2, y2) in pixels of the image.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+
+    Returns:
+        (4,) (x1, y1, x2, y2).
     """
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    picture, margin = np.array([width, height]), 0.02 * max(width, height)
-    side = min(max(1.5 * (high - low).max(), SMALLEST), max(width, height) + 2 * margin)
-    start = np.clip((low + high - side) / 2, -margin, np.maximum(-margin, picture + margin - side))
-    start = np.where(side > picture + 2 * margin, (picture - side) / 2, start)
+    image, margin = np.array([width, height]), 0.02 * max(width, height)
+    side = min(max(1.5 * (high - low).max(), MIN_SIDE), max(width, height) + 2 * margin)
+    start = np.clip((low + high - side) / 2, -margin, np.maximum(-margin, image + margin - side))
+    start = np.where(side > image + 2 * margin, (image - side) / 2, start)
     return np.concatenate([start, start + side])

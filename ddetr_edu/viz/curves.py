@@ -1,4 +1,4 @@
-"""The curves of a training run: its losses, and its average precision as it went."""
+"""The curves of a training run: its losses and its average precision."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,12 @@ def plot_curves(
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw a run's metrics.jsonl: the last layer's losses on the left, AP on the right.
 
-    path: where to write the figure as PNG, if given
-    Returns: the figure, and for each curve (n, 2) of (step, value).
+    Args:
+        log: The metrics.jsonl.
+        path: Where to write the figure as PNG, if given.
+
+    Returns:
+        The figure, and for each curve (n, 2) of (step, value).
     """
     lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
     curves = {
@@ -28,11 +32,11 @@ def plot_curves(
     for colour, (name, label) in zip(COLOURS, LOSSES.items(), strict=False):
         if len(curves[name]):
             left.plot(*curves[name].T, color=colour, lw=1.2, label=label)
-    left.set(xlabel="step", ylabel="weighted loss, last layer", ylim=(0, None))
+    left.set(xlabel="step", ylabel="weighted loss of the last layer", ylim=(0, None))
     for colour, style, name in zip(COLOURS, ("o-", "s--"), ("AP50", "AP"), strict=False):
         if len(curves[name]):
             right.plot(*curves[name].T, style, color=colour, label=name)
-    right.set(xlabel="step", ylabel="on the validation set", ylim=(0, 1))
+    right.set(xlabel="step", ylabel="average precision, validation set", ylim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)
         if axis.lines:

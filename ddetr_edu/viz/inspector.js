@@ -1,8 +1,8 @@
-// One picture, and where the queries of each decoder layer look in it.
+// One image, and where the queries of each decoder layer sample in it.
 //
-// inspect(root, data, ...) builds everything inside `root` from what inspector.py packed. The same
-// file serves the page of `ddetr inspect --html` and, by its last lines, the notebook's widget.
-// All text is set as text, never as markup: names and titles come from files we do not know.
+// inspect(root, data, ...) builds everything inside `root` from the data of inspector_page.py. The
+// same file serves the page of `ddetr inspect --html` and, by its last lines, the widget of the
+// notebook. All text is set as text, never as markup: names and titles come from unknown files.
 
 const SVG = "http://www.w3.org/2000/svg";
 const PLASMA = ["#0d0887", "#4c02a1", "#7e03a8", "#a82296", "#cb4679", "#e56b5d", "#f89441", "#fdc328",
@@ -50,8 +50,8 @@ function unpack({ shape, kind, low, high, bytes }) {
   return { shape, values: Float32Array.from(steps, (s) => low + s * step) };
 }
 
-// A packed look as functions of (query, layer); places in pixels of the picture.
-function unpackLook(packed, width, height) {
+// A packed trace as functions of (query, layer); locations in pixels of the image.
+function unpackTrace(packed, width, height) {
   const arrays = Object.fromEntries(Object.entries(packed).map(([k, v]) => [k, unpack(v)]));
   const [, layers, heads, levels, perLevel] = arrays.weights.shape;
   const at = (name, query, layer, size) => {
@@ -73,15 +73,15 @@ function unpackLook(packed, width, height) {
     points(query, layer) {
       const count = heads * levels * perLevel;
       const weights = at("weights", query, layer, count);
-      const lengths = at("lengths", query, layer, count);
-      const places = at("locations", query, layer, 2 * count);
+      const norms = at("value_norms", query, layer, count);
+      const locations = at("locations", query, layer, 2 * count);
       return Array.from(weights, (weight, i) => {
-        const [x, y] = [places[2 * i], places[2 * i + 1]];
+        const [x, y] = [locations[2 * i], locations[2 * i + 1]];
         return {
           head: Math.floor(i / (levels * perLevel)),
           level: Math.floor(i / perLevel) % levels,
           number: i % perLevel,
-          weight, length: lengths[i], x: x * width, y: y * height,
+          weight, norm: norms[i], x: x * width, y: y * height,
           outside: x < 0 || x > 1 || y < 0 || y > 1,
         };
       });
@@ -89,8 +89,9 @@ function unpackLook(packed, width, height) {
   };
 }
 
-// What points read, as a picture: each point's weight goes to the four cells of its level that it
-// is interpolated from, and is spread evenly over each cell. Sums to the weight inside the picture.
+// The attention weights of points as an image: the weight of a point is shared out over the four
+// cells of its level that it is interpolated from, and spread evenly over each cell. The sum is the
+// weight inside the image.
 function splat(points, shapes, columns, rows, width, height) {
   const mass = new Float32Array(columns * rows);
   for (const { x, y, level, weight } of points) {
@@ -115,54 +116,56 @@ function splat(points, shapes, columns, rows, width, height) {
   return mass;
 }
 
-// root: an element to fill; data: of inspector.py; keys: what hears the keyboard, root if not given
-// move: called with (query number, x, y), fractions of the picture, when its start is dragged there;
-//   the answer comes to the returned `moved(query number, packed look of that query)`.
+// root: the element to fill; data: of inspector_page.py
+// keys: the element that listens to the keyboard; root by default
+// move: called with (query number, x, y), fractions of the image, when the initial reference of a
+//   query is dragged there; the answer is passed to the returned
+//   `moved(query number, packed trace of that query)`
 function inspect(root, data, { keys = root, move = null } = {}) {
   const { width, height, shapes, names, queries } = data;
-  const look = unpackLook(data.look, width, height);
-  const { layers, heads, levels } = look;
+  const trace = unpackTrace(data.trace, width, height);
+  const { layers, heads, levels } = trace;
   const last = layers - 1;
-  let other = null; // { query, look }: the query whose start was dragged, and what it does then
-  const now = (query) => (other && other.query === query ? [other.look, 0] : [look, query]);
+  let other = null; // { query, trace }: the query that was dragged, and what it does from there
+  const now = (query) => (other && other.query === query ? [other.trace, 0] : [trace, query]);
   const score = (query, layer = last) => now(query)[0].score(now(query)[1], layer);
   const name = (query, layer = last) => {
     const label = now(query)[0].label(now(query)[1], layer);
     return names[label] ?? `class ${label}`;
   };
-  // Show what the model is sure of; if it is sure of nothing, its best few.
-  const tenth = look.score(Math.min(9, queries.length - 1), last);
+  // Show the confident detections; if there are none, the ten best.
+  const tenth = trace.score(Math.min(9, queries.length - 1), last);
   const chosen = {
-    query: 0, layer: last, level: -1, head: -1, value: false, reads: false,
-    threshold: look.score(0, last) >= 0.3 ? 0.3 : Math.floor(tenth * 1000) / 1000,
+    query: 0, layer: last, level: -1, head: -1, value: false, heat: false,
+    threshold: trace.score(0, last) >= 0.3 ? 0.3 : Math.floor(tenth * 1000) / 1000,
   };
-  const count = (p) => (chosen.value ? p.weight * p.length : p.weight);
+  const count = (p) => (chosen.value ? p.weight * p.norm : p.weight);
 
-  // The frame around the picture leaves room for points outside it, as far as most of them go.
+  // The frame around the image leaves room for points outside it, as far as most of them go.
   const reach = (size, from) => {
     const beyond = [];
     for (let query = 0; query < Math.min(20, queries.length); query++) {
-      for (const p of look.points(query, last)) beyond.push(Math.max(-p[from], p[from] - size));
+      for (const p of trace.points(query, last)) beyond.push(Math.max(-p[from], p[from] - size));
     }
     beyond.sort((a, b) => a - b);
-    const most = beyond[Math.floor(0.98 * (beyond.length - 1))] || 0;
-    return Math.min(0.25 * size, Math.max(0.03 * Math.max(width, height), 1.1 * most));
+    const farthest = beyond[Math.floor(0.98 * (beyond.length - 1))] || 0;
+    return Math.min(0.25 * size, Math.max(0.03 * Math.max(width, height), 1.1 * farthest));
   };
   const margin = { x: reach(width, "x"), y: reach(height, "y") };
   const view = { x: -margin.x, y: -margin.y, width: width + 2 * margin.x,
                  height: height + 2 * margin.y };
-  const unit = Math.max(view.width, view.height * 1.4) / 100; // sizes grow with the picture
+  const unit = Math.max(view.width, view.height * 1.4) / 100; // sizes grow with the image
 
   root.replaceChildren();
   root.classList.add("inspector");
   root.tabIndex = 0;
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab has uses of its own for the same keys
-  const [headline, story] = [make("h1"), make("p")];
-  const photo = draw("image", { class: "photo", href: data.picture, width, height,
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab uses the same keys itself
+  const [headline, summary] = [make("h1"), make("p")];
+  const photo = draw("image", { class: "photo", href: data.image, width, height,
                                 preserveAspectRatio: "none" });
   const heat = draw("image", { width, height, preserveAspectRatio: "none" });
   const drawing = draw("g");
-  const svg = draw("svg", { class: "picture", role: "img", viewBox:
+  const svg = draw("svg", { class: "image", role: "img", viewBox:
                             `${view.x} ${view.y} ${view.width} ${view.height}` },
                    draw("rect", { class: "frame", width, height }), photo, heat, drawing);
   const tip = make("div", { class: "tip", hidden: "" });
@@ -170,41 +173,41 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   const list = make("div", { class: "list" });
   const bars = { level: make("div"), head: make("div") };
   const threshold = make("input", { type: "range", min: 0, max: 1, step: 0.001,
-                                    "aria-label": "score at least" });
+                                    "aria-label": "score threshold" });
   const layer = make("input", { type: "range", min: 0, max: last, step: 1,
                                 "aria-label": "decoder layer" });
-  const said = { threshold: make("output"), layer: make("output") };
+  const readouts = { threshold: make("output"), layer: make("output") };
   const value = make("input", { type: "checkbox" });
-  const reads = make("input", { type: "checkbox" });
-  const back = make("button", { class: "plain", hidden: "" }, "back to where the model starts it");
+  const heatmap = make("input", { type: "checkbox" });
+  const back = make("button", { class: "plain", hidden: "" }, "reset the query");
   root.append(
-    headline, story,
+    headline, summary,
     make("div", { class: "columns" },
       make("div", {}, make("div", { class: "stage" }, svg, tip), legend),
       make("div", {},
-        make("h2", {}, "What it found"), list,
-        make("label", { class: "choice" }, "score at least", threshold, said.threshold),
+        make("h2", {}, "Detections"), list,
+        make("label", { class: "choice" }, "score threshold", threshold, readouts.threshold),
         make("h2", {}, "Decoder layer"),
-        make("label", { class: "choice" }, layer, said.layer),
-        make("h2", {}, "Weight by level"), bars.level,
-        make("h2", {}, "Weight by head, split by level"), bars.head,
-        make("label", { class: "choice" }, value, "count weight × length of the value read"),
-        make("label", { class: "choice" }, reads, "what it reads: the weights on the cells read"),
+        make("label", { class: "choice" }, layer, readouts.layer),
+        make("h2", {}, "Attention weight by level"), bars.level,
+        make("h2", {}, "Attention weight by head and level"), bars.head,
+        make("label", { class: "choice" }, value, "multiply weights by the norm of the value"),
+        make("label", { class: "choice" }, heatmap, "show the attention heatmap"),
         make("div", { class: "choice" }, back))),
-    make("p", {}, "Keys: ↑ ↓ object · ← → layer · L level · H head · V value · R what it reads"));
+    make("p", {}, "Keys: ↑ ↓ detection · ← → layer · L level · H head · V value norm · R heatmap"));
   if (data.all_queries > queries.length) {
-    root.append(make("p", {}, `This page holds the best ${queries.length} of the model's `
+    root.append(make("p", {}, `This page holds the ${queries.length} best of the model's `
       + `${data.all_queries} queries.`));
   }
 
-  // The chosen query's points that the choices of level and head leave over.
+  // The points of the chosen query on the chosen level and head.
   function visible() {
     const [its, query] = now(chosen.query);
     return its.points(query, chosen.layer).filter((p) =>
       (chosen.level < 0 || p.level === chosen.level) && (chosen.head < 0 || p.head === chosen.head));
   }
 
-  // Queries in the list: those above the threshold, and the chosen one in any case.
+  // The queries in the list: those above the threshold, and always the chosen one.
   function listed() {
     return queries.map((_, query) => query)
       .filter((query) => query === chosen.query || score(query) >= chosen.threshold);
@@ -214,39 +217,40 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     return [draw("rect", { ...box, class: `under ${wide}` }), draw("rect", { ...box, class: kind })];
   }
 
-  function word(text, x, y) {
-    return draw("text", { class: "word", x, y, "font-size": 1.9 * unit,
+  function label(text, x, y) {
+    return draw("text", { class: "label", x, y, "font-size": 1.9 * unit,
                           "stroke-width": 0.5 * unit }, text);
   }
 
-  function drawPicture() {
+  function drawImage() {
     const [its, query] = now(chosen.query);
     const reference = its.reference(query, chosen.layer);
     const box = its.box(query, chosen.layer);
     drawing.replaceChildren();
-    const words = []; // a name that would cover another is left out; the list has it
-    const say = (text, at) => {
+    const labels = []; // a name that would cover another one is left out; the list has it
+    const addLabel = (text, at) => {
       const [x, y, wide, high] = [at.x, Math.max(at.y - 0.5 * unit, 1.8 * unit),
                                   1.1 * unit * text.length, 2.1 * unit];
-      if (words.some((w) => Math.abs(w.y - y) < high && x < w.x + w.wide && w.x < x + wide)) return;
-      words.push({ x, y, wide, node: word(text, x, y) });
+      if (labels.some((w) => Math.abs(w.y - y) < high && x < w.x + w.wide && w.x < x + wide)) return;
+      labels.push({ x, y, wide, node: label(text, x, y) });
     };
-    say(`${name(chosen.query, chosen.layer)} ${score(chosen.query, chosen.layer).toFixed(2)}`, box);
+    addLabel(`${name(chosen.query, chosen.layer)} `
+      + score(chosen.query, chosen.layer).toFixed(2), box);
     for (const some of listed()) {
       if (some === chosen.query) continue;
-      const found = now(some)[0].box(now(some)[1], last);
-      drawing.append(...rectangle(found, "box", ""));
-      say(name(some), found);
+      const final = now(some)[0].box(now(some)[1], last);
+      drawing.append(...rectangle(final, "box", ""));
+      addLabel(name(some), final);
     }
     if (reference.box) drawing.append(...rectangle(reference.box, "entering", "wide"));
     drawing.append(...rectangle(box, "leaving", "wide"));
 
     const points = visible().sort((a, b) => count(a) - count(b)); // heavy points on top
-    const most = Math.max(1e-9, ...points.map(count));
-    const clamp = (value, low, size) => 
+    const largest = Math.max(1e-9, ...points.map(count));
+    const clamp = (value, low, size) =>
       Math.min(low + size - 1.5 * unit, Math.max(low + 1.5 * unit, value));
     for (const p of points) {
-      const share = count(p) / most;
+      const share = count(p) / largest;
       const [x, y] = [clamp(p.x, view.x, view.width), clamp(p.y, view.y, view.height)];
       p.dot = draw("path", {
         class: p.outside ? "dot outside" : "dot", d: SHAPES[p.level % SHAPES.length],
@@ -254,7 +258,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
         ...(p.outside ? {} : { fill: colour(share) }),
         "data-head": p.head, "data-level": p.level, "data-point": p.number,
       });
-      Object.assign(p, { seenX: x, seenY: y });
+      Object.assign(p, { shownX: x, shownY: y });
       drawing.append(p.dot);
     }
     const { x, y } = reference;
@@ -265,8 +269,8 @@ function inspect(root, data, { keys = root, move = null } = {}) {
       const start = its.reference(query, 0);
       drawing.append(draw("circle", { class: "start", cx: start.x, cy: start.y, r: 2.6 * unit }));
     }
-    drawing.append(...words.map((w) => w.node).reverse());
-    svg.classList.toggle("paler", chosen.reads);
+    drawing.append(...labels.map((w) => w.node).reverse());
+    svg.classList.toggle("paler", chosen.heat);
     drawn = points;
     drawHeat(points);
   }
@@ -274,17 +278,17 @@ function inspect(root, data, { keys = root, move = null } = {}) {
 
   function drawHeat(points) {
     heat.removeAttribute("href");
-    if (!chosen.reads) return;
+    if (!chosen.heat) return;
     const columns = Math.min(320, Math.round(width));
     const rows = Math.max(1, Math.round((columns * height) / width));
     const weighted = points.map((p) => ({ ...p, weight: count(p) }));
     const mass = splat(weighted, shapes, columns, rows, width, height);
-    const most = Math.max(1e-12, ...mass);
+    const largest = Math.max(1e-12, ...mass);
     const canvas = make("canvas", { width: columns, height: rows });
     const context = canvas.getContext("2d");
     const pixels = context.createImageData(columns, rows);
     mass.forEach((m, i) => {
-      const share = Math.sqrt(m / most); // the square root shows faint reading, too
+      const share = Math.sqrt(m / largest); // the square root shows small weights, too
       const [r, g, b] = [1, 3, 5].map((k) => parseInt(colour(share).slice(k, k + 2), 16));
       pixels.data.set([r, g, b, m > 0 ? 70 + 150 * share : 0], 4 * i);
     });
@@ -292,7 +296,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     heat.setAttribute("href", canvas.toDataURL());
   }
 
-  // One row of a panel of bars: what it is, a bar of parts, a number; a click chooses it.
+  // One row of a panel of bars: a label, a bar of parts, and a number; a click chooses it.
   function row(panel, which, label, parts, total, note) {
     const chosenRow = chosen[panel] === which;
     const bar = make("span", { class: "bar" }, ...parts.map(([share, off], level) => make("i", {
@@ -347,65 +351,67 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     const mine = list.children[shown.indexOf(chosen.query)];
     list.scrollTop = mine.offsetTop - list.offsetTop - 50;
     const above = shown.filter((query) => score(query) >= chosen.threshold).length;
-    said.threshold.textContent = `${chosen.threshold.toFixed(3)}: ${above} shown`;
+    readouts.threshold.textContent = `${chosen.threshold.toFixed(3)}: ${above} shown`;
   }
 
   function drawLegend() {
     const scale = make("span", { class: "scale",
                                  style: `background:linear-gradient(90deg,${PLASMA.join()})` });
-    const counted = chosen.value ? "weight × value" : "weight";
-    const most = Math.max(0, ...drawn.map(count));
-    const far = drawn.filter((p) => p.x !== p.seenX || p.y !== p.seenY).length;
+    const counted = chosen.value ? "weight × value norm" : "attention weight";
+    const largest = Math.max(0, ...drawn.map(count));
+    const far = drawn.filter((p) => p.x !== p.shownX || p.y !== p.shownY).length;
     const [its, query] = now(chosen.query);
     const out = drawn.filter((p) => p.outside).reduce((sum, p) => sum + p.weight, 0);
     const all = drawn.reduce((sum, p) => sum + p.weight, 0);
     legend.replaceChildren(
       make("span", {}, "+ reference point"),
-      ...(move ? [make("span", {}, "○ where the query starts: drag it")] : []),
-      ...(its.reference(query, chosen.layer).box ? [make("span", {}, "╌ box entering the layer")] : []),
-      make("span", {}, "━ box leaving it"),
-      make("span", {}, `dot: a point read, larger and brighter for more ${counted}: 0 `, scale,
-        ` ${most.toPrecision(2)}`),
-      make("span", {}, `hollow: outside the picture, reads nothing (${percent(out / (all || 1))} of `
-        + `the weight${far ? `; ${far} points lie beyond this frame` : ""})`));
+      ...(move ? [make("span", {}, "○ initial reference point: drag it")] : []),
+      ...(its.reference(query, chosen.layer).box
+        ? [make("span", {}, "╌ reference box entering the layer")] : []),
+      make("span", {}, "━ predicted box"),
+      make("span", {}, "dot: a sampling point, larger and brighter for a higher "
+        + `${counted}, from 0 `, scale, ` to ${largest.toPrecision(2)}`),
+      make("span", {}, "hollow: outside the image, where zeros are read "
+        + `(${percent(out / (all || 1))} of the weight${far ? `; ${far} points are beyond the frame` : ""})`));
   }
 
   function update() {
     const number = queries[chosen.query];
-    headline.textContent = `${name(chosen.query)} ${score(chosen.query).toFixed(2)}: where query `
-      + `${number} looks in decoder layer ${chosen.layer}`;
+    headline.textContent = `Query ${number}, decoder layer ${chosen.layer}: ${name(chosen.query)}, `
+      + `${score(chosen.query).toFixed(2)}`;
     const path = [...Array(layers).keys()].map((l) => `${name(chosen.query, l)} `
       + `${score(chosen.query, l).toFixed(2)}`);
-    story.textContent = `${data.title} · after layers 0 to ${last} it says ${path.join(" → ")}`;
+    summary.textContent = `${data.title} · predictions after layers 0 to ${last}: `
+      + path.join(" → ");
     threshold.value = chosen.threshold;
     layer.value = chosen.layer;
-    said.layer.textContent = `layer ${chosen.layer} of 0–${last}`;
+    readouts.layer.textContent = `layer ${chosen.layer} of 0–${last}`;
     value.checked = chosen.value;
-    reads.checked = chosen.reads;
+    heatmap.checked = chosen.heat;
     back.hidden = !other;
     tip.hidden = true;
     drawList();
     drawBars();
-    drawPicture();
+    drawImage();
     drawLegend();
   }
 
   threshold.addEventListener("input", () => { chosen.threshold = Number(threshold.value); update(); });
   layer.addEventListener("input", () => { chosen.layer = Number(layer.value); update(); });
   value.addEventListener("change", () => { chosen.value = value.checked; update(); });
-  reads.addEventListener("change", () => { chosen.reads = reads.checked; update(); });
+  heatmap.addEventListener("change", () => { chosen.heat = heatmap.checked; update(); });
   back.addEventListener("click", () => { other = null; update(); });
 
-  const place = (event) => {
+  const position = (event) => {
     const { x, y } = new DOMPoint(event.clientX, event.clientY)
       .matrixTransform(svg.getScreenCTM().inverse());
     return { x, y };
   };
   const distance = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);
 
-  // A click takes the smallest box around it; with none there, nothing changes.
+  // A click chooses the smallest box around it; where there is none, nothing changes.
   svg.addEventListener("click", (event) => {
-    const at = place(event);
+    const at = position(event);
     const around = listed().map((query) => ({ query, box: now(query)[0].box(now(query)[1], last) }))
       .filter(({ box }) => at.x >= box.x && at.x <= box.x + box.width
         && at.y >= box.y && at.y <= box.y + box.height)
@@ -415,40 +421,40 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     update();
   });
 
-  // Dragging the start: one question at a time, the newest place next.
-  let dragging = false, dragged = false, asked = false, wanted = null;
-  const ask = () => {
-    if (asked || !wanted) return;
-    asked = true;
-    move(queries[chosen.query], wanted.x / width, wanted.y / height);
-    wanted = null;
+  // Dragging the initial reference: one request at a time, with the newest position next.
+  let dragging = false, dragged = false, waiting = false, target = null;
+  const request = () => {
+    if (waiting || !target) return;
+    waiting = true;
+    move(queries[chosen.query], target.x / width, target.y / height);
+    target = null;
   };
   svg.addEventListener("pointerdown", (event) => {
     dragged = false;
     const [its, query] = now(chosen.query);
-    if (!move || distance(place(event), its.reference(query, 0)) > 3 * unit) return;
+    if (!move || distance(position(event), its.reference(query, 0)) > 3 * unit) return;
     dragging = dragged = true;
     svg.setPointerCapture(event.pointerId);
   });
   svg.addEventListener("pointerup", () => { dragging = false; });
   svg.addEventListener("pointermove", (event) => {
-    const at = place(event);
+    const at = position(event);
     if (dragging) {
-      wanted = { x: Math.min(width, Math.max(0, at.x)), y: Math.min(height, Math.max(0, at.y)) };
-      ask();
+      target = { x: Math.min(width, Math.max(0, at.x)), y: Math.min(height, Math.max(0, at.y)) };
+      request();
       return;
     }
     for (const p of drawn) p.dot.classList.remove("near");
-    const near = drawn.map((p) => ({ p, far: distance(at, { x: p.seenX, y: p.seenY }) }))
+    const near = drawn.map((p) => ({ p, far: distance(at, { x: p.shownX, y: p.shownY }) }))
       .sort((a, b) => a.far - b.far)[0];
     tip.hidden = !near || near.far > 1.8 * unit;
     if (tip.hidden) return;
     const { p } = near;
     p.dot.classList.add("near");
     tip.textContent = `head ${p.head} · level ${p.level} · point ${p.number}\n`
-      + `weight ${p.weight.toFixed(4)} of its head's 1\n`
+      + `attention weight ${p.weight.toFixed(4)} (sums to 1 per head)\n`
       + `at x ${p.x.toFixed(1)}, y ${p.y.toFixed(1)} px${p.outside ? ", outside" : ""}\n`
-      + `value read: length ${p.length.toFixed(2)}`;
+      + `norm of the value read: ${p.norm.toFixed(2)}`;
     const stage = svg.getBoundingClientRect();
     const right = event.clientX - stage.left > stage.width - 230;
     tip.style.left = `${event.clientX - stage.left + (right ? -225 : 14)}px`;
@@ -468,12 +474,12 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     l: () => { chosen.level = turn(chosen.level, 1, -1, levels - 1); },
     h: () => { chosen.head = turn(chosen.head, 1, -1, heads - 1); },
     v: () => { chosen.value = !chosen.value; },
-    r: () => { chosen.reads = !chosen.reads; },
+    r: () => { chosen.heat = !chosen.heat; },
   };
   function neighbour(step) {
     const shown = listed();
-    const place = shown.indexOf(chosen.query) + step;
-    return shown[Math.min(shown.length - 1, Math.max(0, place))];
+    const index = shown.indexOf(chosen.query) + step;
+    return shown[Math.min(shown.length - 1, Math.max(0, index))];
   }
   keys.addEventListener("keydown", (event) => {
     const act = onKey[event.key.length === 1 ? event.key.toLowerCase() : event.key];
@@ -486,26 +492,26 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   update();
   return {
     moved(query, packed) {
-      asked = false;
-      other = { query: queries.indexOf(query), look: unpackLook(packed, width, height) };
+      waiting = false;
+      other = { query: queries.indexOf(query), trace: unpackTrace(packed, width, height) };
       update();
-      ask();
+      request();
     },
   };
 }
 
-// The notebook's widget: Python sends the data when asked, and the look of a query that was moved.
+// The notebook's widget: Python sends the data when asked, and the trace of a moved query.
 export default {
   render({ model, el }) {
     let inspector;
-    const hear = (message) => {
+    const receive = (message) => {
       if (message.data) {
         inspector = inspect(el, message.data,
                             { move: (query, x, y) => model.send({ query, x, y }) });
-      } else inspector?.moved(message.query, message.look);
+      } else inspector?.moved(message.query, message.trace);
     };
-    model.on("msg:custom", hear);
+    model.on("msg:custom", receive);
     model.send({ ready: true });
-    return () => model.off("msg:custom", hear);
+    return () => model.off("msg:custom", receive);
   },
 };

@@ -1,12 +1,14 @@
-"""Average precision taken apart: its curves, and the sizes of objects."""
+"""Average precision in detail: precision-recall curves, and AP by the size of objects."""
+
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 
 from ddetr_edu.viz.style import COLOURS, WEIGHT_MAP, NotebookFigure, as_array
 
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-MOST_CATEGORIES = len(LINES)  # curves that can still be told apart
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MAX_CATEGORIES = len(LINES)  # curves that can still be told apart
 
 
 def plot_precision_recall(
@@ -14,17 +16,26 @@ def plot_precision_recall(
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw precision against recall: left a curve for each IoU threshold, right for each category.
 
-    As the score that a detection needs is lowered, more objects are found (to the right) among
-    more false alarms (down). The area under a curve is its average precision, AP. On the left the
-    mean over the categories is drawn, on the right the first threshold; of more than 6 categories
-    the 6 with the most objects stand out and the others stay grey.
+    As the score threshold is lowered, recall rises (to the right), and so does the share of false
+    positives (down). The area under a curve is its average precision, AP. The left panel shows
+    the mean over the categories, the right one the first IoU threshold; of more than 6 categories,
+    the 6 with the most objects are coloured and the others grey.
 
-    precision:  (T, R, K), pycocotools' array for one area and one limit on detections; -1 where a
-        category has no object
-    thresholds: (T,) of the IoU;  recalls: (R,);  categories: K names;  objects: (K,) how many
-    Returns: the figure, and "by_threshold" (T, R), "by_category" (K, R), -1 for a category without
+    Args:
+        precision: (T, R, K), pycocotools' array for one area and one limit on detections; -1 where
+            a category has no object.
+        thresholds: (T,) of the IoU.
+        recalls: (R,).
+        categories: K names.
+        objects: (K,), how many objects each category has.
+        title: Of the figure.
+
+    Returns:
+        The figure, and "by_threshold" (T, R), "by_category" (K, R), -1 for a category without
         object, and the areas under them, "AP_by_threshold" (T,) and "AP_by_category" (K,).
-    Raises: ValueError for shapes that do not fit together, or if no category has an object.
+
+    Raises:
+        ValueError: For shapes that do not fit together, or if no category has an object.
     """
     precision, thresholds, recalls = as_array(precision), as_array(thresholds), as_array(recalls)
     expected = (len(thresholds), len(recalls), len(categories))
@@ -47,16 +58,20 @@ def plot_precision_recall(
         thresholds, by_threshold, averages[0], shades, strict=True
     ):
         left.plot(recalls, curve, color=shade, lw=1.6, label=f"{threshold:.2f}: AP {average:.3f}")
-    left.set_title("each IoU threshold, mean of the categories", fontsize=10)
+    left.set_title("by IoU threshold, mean over categories", fontsize=10)
     frequent = [k for k in np.argsort(-as_array(objects), kind="stable") if measured[k]]
-    shown, others = frequent[:MOST_CATEGORIES], frequent[MOST_CATEGORIES:]
+    shown, others = frequent[:MAX_CATEGORIES], frequent[MAX_CATEGORIES:]
     right.plot(recalls, by_category[others].T, color="0.85", lw=0.8)
     for n, k in enumerate(sorted(shown, key=lambda k: -averages[1][k])):
         right.plot(
-            recalls, by_category[k], color=COLOURS[n], ls=LINES[n], lw=1.8,
+            recalls,
+            by_category[k],
+            color=COLOURS[n],
+            ls=LINES[n],
+            lw=1.8,
             label=f"{categories[k]}: AP {averages[1][k]:.3f}",
-        )  # fmt: skip
-    right.set_title(f"each category at IoU {thresholds[0]:.2f}", fontsize=10)
+        )
+    right.set_title(f"by category, at IoU {thresholds[0]:.2f}", fontsize=10)
     for axis in (left, right):
         axis.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
         axis.grid(alpha=0.3)
@@ -78,26 +93,42 @@ def plot_precision_by_size(
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw AP, AP50 and AP75 of objects of each size side by side.
 
-    sizes: {"small": {"AP", "AP50", "AP75", "objects"}, ...}; -1 where there is nothing to measure
-    Returns: the figure, and the heights of the bars by metric, nan where there is none.
+    Args:
+        sizes: {"small": {"AP", "AP50", "AP75", "objects"}, ...}; -1 where there is no object.
+        title: Of the figure.
+
+    Returns:
+        The figure, and the heights of the bars by metric, nan where there is none.
     """
     metrics = ("AP50", "AP", "AP75")
-    bars = {m: np.array([row[m] if row[m] >= 0 else np.nan for row in sizes.values()])
-            for m in metrics}  # fmt: skip
+    bars = {
+        m: np.array([row[m] if row[m] >= 0 else np.nan for row in sizes.values()]) for m in metrics
+    }
     figure = NotebookFigure(1.5 * len(sizes) + 1, 3.4)
     axis = figure.subplots()
-    places = np.arange(len(sizes))
+    x = np.arange(len(sizes))
     styles = zip((-0.27, 0, 0.27), COLOURS, ("", "///", "..."), strict=False)
     for (metric, heights), (shift, colour, hatch) in zip(bars.items(), styles, strict=True):
         axis.bar(
-            places + shift, np.nan_to_num(heights), 0.25, color=colour, hatch=hatch,
-            edgecolor="white", label=metric,
-        )  # fmt: skip
-        for place, height in zip(places + shift, heights, strict=True):
+            x + shift,
+            np.nan_to_num(heights),
+            0.25,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            label=metric,
+        )
+        for centre, height in zip(x + shift, heights, strict=True):
             text = "none" if np.isnan(height) else f"{height:.2f}"
-            axis.annotate(text, (place, 0 if np.isnan(height) else height), xytext=(0, 2),
-                          textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
-    axis.set(ylim=(0, 1.08), xticks=places, ylabel="average precision")
+            axis.annotate(
+                text,
+                (centre, 0 if np.isnan(height) else height),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+    axis.set(ylim=(0, 1.08), xticks=x, ylabel="average precision")
     axis.set_xticklabels(
         [f"{name}\n{row['objects']} objects" for name, row in sizes.items()], fontsize=9
     )

@@ -1,8 +1,9 @@
-"""What all pictures of the course share: colours, size, and how a picture becomes an array."""
+"""What all figures share: colours, sizes, and how an image becomes an array."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context, rcParams
@@ -17,35 +18,53 @@ LEVEL_MARKS = "os^DvP*X"  # finest level first; shapes tell levels apart where c
 
 
 def as_array(values) -> np.ndarray:
-    """A tensor, list or array as a numpy array, wherever it lives and whatever needs its grad."""
+    """Convert a tensor, list or array to a numpy array.
+
+    Args:
+        values: Also a tensor on another device, or one that requires a gradient.
+
+    Returns:
+        The array.
+    """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     return np.asarray(values)
 
 
-def as_picture(picture) -> np.ndarray:
-    """A picture as floats (H, W, 3) in [0, 1].
+def as_image_array(image) -> np.ndarray:
+    """Convert an image to floats (H, W, 3) in [0, 1].
 
-    picture: PIL image, (3, H, W) tensor, or (H, W, 3) array; bytes or floats in [0, 1]
-    Raises: ValueError for anything else.
+    Args:
+        image: PIL image, (3, H, W) tensor, or (H, W, 3) array; bytes or floats in [0, 1].
+
+    Returns:
+        (H, W, 3).
+
+    Raises:
+        ValueError: For anything else.
     """
-    if hasattr(picture, "convert"):  # a PIL image: palettes and transparency become colours
-        picture = picture.convert("RGB")
-    pixels = as_array(picture)
-    if pixels.ndim == 3 and pixels.shape[0] == 3 and hasattr(picture, "detach"):
+    if hasattr(image, "convert"):  # a PIL image: palettes and transparency become colours
+        image = image.convert("RGB")
+    pixels = as_array(image)
+    if pixels.ndim == 3 and pixels.shape[0] == 3 and hasattr(image, "detach"):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:
         pixels = pixels[..., None].repeat(3, axis=-1)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
         raise ValueError(
-            f"a picture of shape {pixels.shape} cannot be drawn; give a PIL image, a (3, H, W) "
+            f"an image of shape {pixels.shape} cannot be drawn; give a PIL image, a (3, H, W) "
             "tensor or an (H, W, 3) array"
         )
     return pixels / 255.0 if pixels.dtype == np.uint8 else pixels.clip(0, 1)
 
 
 class NotebookFigure(Figure):
-    """A matplotlib figure that a notebook shows as it stands, without pyplot's global state."""
+    """A matplotlib figure that a notebook shows by itself, without pyplot's global state.
+
+    Args:
+        width: In inches.
+        height: In inches.
+    """
 
     def __init__(self, width: float, height: float):
         super().__init__(figsize=(round(width, 1), round(height, 1)), dpi=80, layout="constrained")
@@ -58,34 +77,59 @@ class NotebookFigure(Figure):
 
 @contextmanager
 def dark() -> Iterator[None]:
-    """Inside this block, figures are made for a dark page: `with viz.dark(): ...`"""
-    paper, ink = "#16181d", "#e6e6e6"
-    with rc_context({
-        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), paper),
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor",
-                         "xtick.color", "ytick.color"), ink),
-    }):  # fmt: skip
+    """Make figures for a dark page inside a block: `with viz.dark(): ...`"""
+    background, text = "#16181d", "#e6e6e6"
+    with rc_context(
+        {
+            **dict.fromkeys(
+                ("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background
+            ),
+            **dict.fromkeys(
+                (
+                    "text.color",
+                    "axes.labelcolor",
+                    "axes.edgecolor",
+                    "axes.titlecolor",
+                    "xtick.color",
+                    "ytick.color",
+                ),
+                text,
+            ),
+        }
+    ):
         yield
 
 
-def ink() -> str:
-    """The colour of text and lines beside a picture: black, or what `dark` makes of it."""
+def text_colour() -> str:
+    """The colour of text and of lines on the page: black, or that of `dark`."""
     return rcParams["text.color"]
 
 
 def faded(pixels: np.ndarray) -> np.ndarray:
-    """A picture paler and greyer, so that marks of any colour stand out from it."""
+    """Make an image paler and greyer, so that marks of any colour stand out from it.
+
+    Args:
+        pixels: (H, W, 3) in [0, 1].
+
+    Returns:
+        (H, W, 3) in [0, 1].
+    """
     grey = pixels.mean(axis=-1, keepdims=True)
     return 0.35 + 0.65 * (0.6 * pixels + 0.4 * grey)
 
 
-def in_pixels(boxes, picture: np.ndarray) -> np.ndarray:
-    """Points (..., 2) (x, y) or boxes (..., 4) (cx, cy, w, h), in [0, 1], in pixels of a picture.
+def in_pixels(boxes, image: np.ndarray) -> np.ndarray:
+    """Convert points or boxes from fractions of an image to its pixels.
 
-    Returns: (..., 2) (x, y), or (..., 4) (x1, y1, x2, y2)
+    Args:
+        boxes: Points (..., 2) (x, y) or boxes (..., 4) (cx, cy, w, h), in [0, 1].
+        image: (H, W, 3).
+
+    Returns:
+        (..., 2) (x, y), or (..., 4) (x1, y1, x2, y2), in pixels.
     """
     boxes = as_array(boxes)
-    size = np.array(picture.shape[1::-1])  # (W, H)
+    size = np.array(image.shape[1::-1])  # (W, H)
     centre = boxes[..., :2] * size
     if boxes.shape[-1] == 2:
         return centre
@@ -93,19 +137,35 @@ def in_pixels(boxes, picture: np.ndarray) -> np.ndarray:
     return np.concatenate([centre - half, centre + half], axis=-1)
 
 
-def show_picture(axis: Axes, pixels: np.ndarray, **how) -> None:
-    """Put a picture into a panel, in its own pixels, (0, 0) at its corner, with a thin frame."""
+def show_image(axis: Axes, pixels: np.ndarray, **kwargs) -> None:
+    """Show an image in a panel, in its own pixels, with (0, 0) at its corner and a thin frame.
+
+    Args:
+        axis: The panel.
+        pixels: (H, W, 3) in [0, 1].
+        kwargs: Further arguments of `Axes.imshow`.
+    """
     height, width = pixels.shape[:2]
-    axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest", **how)
+    axis.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest", **kwargs)
     axis.plot([0, width, width, 0, 0], [0, 0, height, height, 0], color="0.5", lw=0.8)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
 
 
-def draw_box(axis: Axes, box: np.ndarray, colour: str = "black", lw: float = 1.6, ls="-") -> None:
-    """Draw (x1, y1, x2, y2), or a cross at (x, y), with a rim that shows on any picture."""
+def draw_box(
+    axis: Axes, box: np.ndarray, colour: str = "black", lw: float = 1.6, ls: Any = "-"
+) -> None:
+    """Draw a box, or a point as a cross, with a rim that shows on any image.
+
+    Args:
+        axis: The panel.
+        box: (4,) (x1, y1, x2, y2) or (2,) (x, y), in pixels.
+        colour: Of the line.
+        lw: Its width, in points.
+        ls: Its style, as matplotlib takes it.
+    """
     rim = [withStroke(linewidth=lw + 1.8, foreground="black" if colour == "white" else "white")]
-    style = dict(color=colour, path_effects=rim, solid_joinstyle="miter", zorder=4)
+    style: dict[str, Any] = dict(color=colour, path_effects=rim, solid_joinstyle="miter", zorder=4)
     if len(box) == 2:
         axis.plot(*box, "+", ms=13, mew=lw, **style)
         return
@@ -114,47 +174,68 @@ def draw_box(axis: Axes, box: np.ndarray, colour: str = "black", lw: float = 1.6
 
 
 def corners_of(boxes: list[np.ndarray | None]) -> list[np.ndarray]:
-    """The corners (x, y) of boxes (x1, y1, x2, y2), and points (x, y) as they are."""
+    """Collect the corners of boxes.
+
+    Args:
+        boxes: Boxes (4,) (x1, y1, x2, y2), points (2,) (x, y), and None, which is skipped.
+
+    Returns:
+        Two opposite corners (x, y) of each box, and each point as it is.
+    """
     return [corner for box in boxes if box is not None for corner in box.reshape(-1, 2)]
 
 
-def frame_around(points: list[np.ndarray], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a picture worth showing: around the points, at least a quarter of its long side.
+def frame_around(points: list[np.ndarray], image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the part of an image to show: around some points, a quarter of its long side or more.
 
-    It ends a tenth of the picture beyond its border, however far outside the points lie.
+    It ends a tenth of the image beyond its border, however far outside the points lie.
 
-    points: of (x, y) in pixels;  picture: (H, W, 3)
-    Returns: the upper left and the lower right corner, (x, y) each.
+    Args:
+        points: (x, y) in pixels each.
+        image: (H, W, 3).
+
+    Returns:
+        The upper left and the lower right corner, (x, y) each.
     """
-    size = np.array(picture.shape[1::-1])  # (W, H)
+    size = np.array(image.shape[1::-1])  # (W, H)
     low, high = np.min(points, axis=0), np.max(points, axis=0)
     margin = 0.06 * (high - low).max()
     low, high = low - margin, high + margin
     grow = np.maximum(size.max() / 4 - (high - low), 0) / 2
-    # What is grown for the sake of size alone stays inside the picture.
+    # What is added only to reach the least size stays inside the image.
     low = np.maximum(low - grow, np.minimum(low, 0))
     high = np.minimum(high + grow, np.maximum(high, size))
     return np.maximum(low, -0.1 * size), np.minimum(high, 1.1 * size)
 
 
-def row_of_panels(
+def panel_grid(
     count: int,
     aspect: float,
     width: float = 3.0,
     columns: int = 4,
-    header: float = 0.3,
-    beside: float = 1.0,
-    around: float = 0.8,
+    title_height: float = 0.3,
+    colour_bar: float = 1.0,
+    margin: float = 0.8,
 ) -> tuple[NotebookFigure, list[Axes]]:
-    """A figure of equal panels, in rows, and room for what else there is. All sizes in inches.
+    """Make a figure of equal panels, in rows. All sizes are in inches.
 
-    aspect: height of a panel over its width;  header: of each panel's title
-    beside: what a colour bar takes at the right;  around: title and legend, above and below
-    Returns: the figure and its panels, in order.
+    Args:
+        count: The number of panels.
+        aspect: The height of a panel over its width.
+        width: Of a panel.
+        columns: At most so many panels in a row.
+        title_height: What the title of a panel takes.
+        colour_bar: What a colour bar takes on the right.
+        margin: What title and legend take above and below.
+
+    Returns:
+        The figure and its panels, in order.
     """
     rows = -(-count // columns)
     columns = -(-count // rows)  # six panels make two rows of three, not four and two
-    figure = NotebookFigure(width * columns + beside, rows * (width * aspect + header) + around)
+    figure = NotebookFigure(
+        width * columns + colour_bar, rows * (width * aspect + title_height) + margin
+    )
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for empty in panels[count:]:
         empty.remove()

@@ -1,4 +1,4 @@
-"""The inspector's page as a notebook widget, whose queries can be moved."""
+"""The inspector page as a notebook widget, in which queries can be moved."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,21 @@ HERE = Path(__file__).parent
 
 
 def inspector_widget(data: dict, move: Callable[[int, float, float], dict]):
-    """A widget that shows `inspector_data` and asks `move` when a query's start is dragged.
+    """Make a widget that shows `inspector_data`, and calls `move` when a query is dragged.
 
-    The data travel when a view opens and are not part of the widget's state, so that a saved
+    The data are sent when a view opens and are not part of the widget's state, so that a saved
     notebook stays small. The widget's text is the same on every run.
 
-    move: (query, x, y), a fraction of the picture -> `pack_look` of that query alone, as it is then
-    Raises: ValueError, in one sentence, if anywidget is not installed.
+    Args:
+        data: As of `inspector_data`.
+        move: (query, x, y), with the initial reference point as fractions of the image ->
+            `pack_trace` of that query alone.
+
+    Returns:
+        The widget.
+
+    Raises:
+        ValueError: If anywidget is not installed.
     """
     try:
         from anywidget import AnyWidget
@@ -28,15 +36,15 @@ def inspector_widget(data: dict, move: Callable[[int, float, float], dict]):
         _css = (HERE / "inspector.css").read_text(encoding="utf-8")
 
         def __repr__(self) -> str:
-            return "an inspector, alive while the notebook runs"
+            return "an inspector, which is interactive while the notebook runs"
 
     def answer(widget, message, buffers) -> None:
         if message.get("ready"):
             widget.send({"data": data})
         else:
             query = int(message["query"])
-            look = move(query, float(message["x"]), float(message["y"]))
-            widget.send({"query": query, "look": look})
+            trace = move(query, float(message["x"]), float(message["y"]))
+            widget.send({"query": query, "trace": trace})
 
     widget = InspectorWidget()
     widget.on_msg(answer)

@@ -1,0 +1,1 @@
+"""The compiled kernels: argument checks, compiling, loading and registration with torch."""

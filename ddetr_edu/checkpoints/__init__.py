@@ -1,0 +1,1 @@
+"""Checkpoints: our own, the official code's, Hugging Face's, and ONNX export."""

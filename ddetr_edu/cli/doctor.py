@@ -1,0 +1,103 @@
+"""`ddetr doctor`: what runs on this machine, what does not, and what to do about it."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddetr_edu.attention.kernels.build import BuildError
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pycocotools", "matplotlib")
+FOR_LESSONS = ("jupyterlab", "ipykernel", "ipywidgets")
+
+
+def run() -> None:
+    """Report what runs on this machine, what does not, and what to do about it."""
+    for line in examine():
+        print(line, flush=True)
+
+
+def examine() -> Iterator[str]:
+    """Examine Python, libraries, lessons, processor, GPU and attention backends.
+
+    Yields:
+        The lines of a report, those before the import of torch at once.
+    """
+    yield f"ddetr-edu    {version('ddetr-edu')}"
+    yield f"python       {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "libraries    " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    yield f"lessons      {lessons()}"
+
+    import torch
+
+    from ddetr_edu.attention import backends
+    from ddetr_edu.attention.kernels import cpu, cuda
+
+    yield f"processor    {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    yield f"gpu          {gpu()}"
+    yield f"attention    {attention()}"
+    for name, backend in backends().items():
+        yield f"  {name:12s} {backend}"
+    problem = cpu.unavailable_reason()
+    if problem is not None:
+        yield (
+            "to get the fast kernel, install a C++ compiler (Debian: apt install g++; macOS: "
+            "xcode-select --install); until then everything runs on grid_sample, only slower"
+        )
+        yield from compiler_output(problem)
+    problem = cuda.unavailable_reason()
+    if problem is not None and torch.cuda.is_available():
+        yield "until that is fixed, attention on the GPU runs on grid_sample, only slower"
+        yield from compiler_output(problem)
+
+
+def compiler_output(problem: "BuildError") -> list[str]:
+    """What the compiler printed, if it printed anything."""
+    if not problem.output:
+        return []
+    return ["the output of the compiler:", *(f"  {line}" for line in problem.output.splitlines())]
+
+
+def version(name: str) -> str:
+    """The version of an installed package, or "MISSING"."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "MISSING"
+
+
+def lessons() -> str:
+    """Whether the lessons can be run, and how."""
+    missing = [name for name in FOR_LESSONS if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed; run: uv sync"
+    return "ready; run: uv run jupyter lab lessons/"
+
+
+def gpu() -> str:
+    """The names of the GPUs that torch can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none that torch can use; everything runs on the CPU, only slower"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def attention() -> str:
+    """Whether the attention module runs, forwards and backwards, on a very small input."""
+    import torch
+
+    from ddetr_edu.attention import MSDeformAttn
+
+    try:
+        module = MSDeformAttn(d_model=8, n_heads=2, n_levels=2, n_points=3)
+        value = torch.rand(1, 3 * 5 + 2 * 3, 8, requires_grad=True)
+        output = module(torch.rand(1, 4, 8), torch.rand(1, 4, 2, 2), value, [(3, 5), (2, 3)])
+        (grad,) = torch.autograd.grad(output.sum(), value)
+    except (ValueError, RuntimeError) as error:
+        return f"FAILS: {error}"
+    works = torch.isfinite(output).all() and torch.isfinite(grad).all()
+    return "works, forwards and backwards" if works else "gives numbers that are not finite"

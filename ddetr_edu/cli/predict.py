@@ -1,0 +1,54 @@
+"""`ddetr predict`."""
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ddetr_edu.cli.common import CHECKPOINT, open_upright, write_figure
+
+
+def run(
+    images: Positional[tuple[Path, ...]],
+    checkpoint: Path = CHECKPOINT,
+    threshold: float = 0.5,
+    top: int = 100,
+    out: Path | None = None,
+) -> None:
+    """Detect the objects of images; print them, and draw them into PNGs.
+
+    Args:
+        images: Any images that Pillow reads.
+        checkpoint: A checkpoint of `ddetr train`, an official .pth or a Hugging Face folder.
+        threshold: Leave out detections with a lower score.
+        top: Keep at most this many detections of each image.
+        out: The PNG to write, or for several images the folder; runs/predict if not given.
+    """
+    if not images:
+        raise ValueError("predict takes the path of an image, or several")
+    folder, file = Path("runs/predict"), None
+    if out is not None:
+        folder, file = (out.parent, out) if len(images) == 1 else (out, None)
+    drawings = {file or folder / f"{image.stem}.png": image for image in images}
+    if len(drawings) < len(images):
+        raise ValueError("two of the images have the same name; predict them one by one")
+
+    from ddetr_edu.checkpoints.io import load
+    from ddetr_edu.viz.boxes import plot_boxes
+
+    detector = load(checkpoint)
+    for drawing, image in drawings.items():
+        upright = open_upright(image)
+        detections = detector.predict(upright, threshold, top)
+        if len(images) > 1:
+            print(f"{image}:")
+        boxes, scores, labels = (detections[name] for name in ("boxes", "scores", "labels"))
+        for box, score, label in zip(boxes, scores, labels, strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            name = detector.categories[int(label)]
+            print(f"{name:16s} {score:.2f}   x {x1:6.1f} to {x2:6.1f}   y {y1:6.1f} to {y2:6.1f}")
+        summary = f"{len(boxes)} objects at or above {threshold:g}"
+        print(summary)
+        figure, _ = plot_boxes(
+            upright, boxes, labels, scores, detector.categories, title=f"{image.name}: {summary}"
+        )
+        write_figure(figure, drawing)

@@ -1,0 +1,1 @@
+"""COCO's average precision, the errors behind it, and a report of both."""

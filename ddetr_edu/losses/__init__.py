@@ -1,0 +1,1 @@
+"""Bipartite matching, the set-prediction losses, denoising queries."""

@@ -1,0 +1,128 @@
+"""Bipartite matching: which query is assigned to which object, one to one, at the lowest cost.
+
+Lesson 09 is about this module and the losses that follow it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much class, box distance and overlap count, in the matching cost as in the loss."""
+
+    label: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+    no_object: float | None = None  # of DETR's "no object" class; None: one sigmoid for each class
+
+
+DETR_WEIGHTS = LossWeights(label=1.0, no_object=0.1)
+
+
+def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """The classification cost of assigning each query to each object, from the focal loss.
+
+    The focal loss of the class as a positive minus that as a negative: below zero where the query
+    already predicts the class. Written with logsigmoid, so extreme logits stay finite.
+
+    Source: HungarianMatcher of the official matcher.py.
+
+    Args:
+        logits: (Q, K).
+        labels: (T,) class indices of the objects.
+
+    Returns:
+        (Q, T)
+    """
+    prob = logits.sigmoid()
+    pos_cost = -FOCAL_ALPHA * (1 - prob) ** FOCAL_GAMMA * F.logsigmoid(logits)
+    neg_cost = -(1 - FOCAL_ALPHA) * prob**FOCAL_GAMMA * F.logsigmoid(-logits)
+    return (pos_cost - neg_cost)[:, labels]
+
+
+def softmax_class_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """The classification cost of DETR, whose classes share a softmax: minus the probability.
+
+    Source: HungarianMatcher in models/matcher.py of facebookresearch/detr.
+
+    Args:
+        logits: (Q, K+1), the last one for "no object".
+        labels: (T,) class indices of the objects.
+
+    Returns:
+        (Q, T)
+    """
+    return -logits.softmax(-1)[:, labels]
+
+
+def matching_cost(
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: LossWeights
+) -> Tensor:
+    """The cost of every pair of a query and an object of one image.
+
+    Args:
+        logits: (Q, K), or (Q, K+1) with weights.no_object.
+        boxes: (Q, 4) (cx, cy, w, h), normalised to the image.
+        labels: (T,) class indices.
+        target_boxes: (T, 4), like boxes.
+        weights: How much each of the three terms counts.
+
+    Returns:
+        (Q, T)
+    """
+    l1 = torch.cdist(boxes, target_boxes, p=1)
+    giou = generalized_box_iou(
+        box_convert(boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy")
+    )
+    classification = class_cost if weights.no_object is None else softmax_class_cost
+    cost = weights.label * classification(logits, labels)
+    return cost + weights.l1 * l1 - weights.giou * giou
+
+
+@torch.no_grad()
+def match(
+    logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], weights: LossWeights
+) -> list[tuple[Tensor, Tensor]]:
+    """The one-to-one assignment of queries to objects with the lowest total cost.
+
+    Source: paper, section 3 (Hungarian matching, as in DETR); scipy.optimize solves it.
+
+    Args:
+        logits: (N, Lq, K).
+        boxes: (N, Lq, 4) (cx, cy, w, h) in [0, 1].
+        targets: For each image "labels" (T,) class indices and "boxes" (T, 4) like boxes.
+        weights: How much each term of the cost counts.
+
+    Returns:
+        For each image two index tensors of equal length, (queries, objects). With more objects
+        than queries, some objects stay unmatched: those whose absence makes the total lowest.
+    """
+    from scipy.optimize import linear_sum_assignment  # takes a second; inference needs none of it
+
+    labels = torch.cat([target["labels"] for target in targets])
+    target_boxes = torch.cat([target["boxes"] for target in targets])
+    # Of all queries with the objects of all images, in one batched call: calls for single images
+    # are too small for a device, and the pairs across images, which are not used, cost little.
+    costs = matching_cost(
+        logits.flatten(0, 1).float(), boxes.flatten(0, 1).float(), labels, target_boxes, weights
+    )  # (N*Lq, objects)
+    # A model that has diverged gives NaN; scipy would refuse it before the loss can report it.
+    costs = costs.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu()
+    counts = [len(target["labels"]) for target in targets]
+    indices = []
+    for n, image_costs in enumerate(costs.unflatten(0, logits.shape[:2]).split(counts, -1)):
+        queries, objects = linear_sum_assignment(image_costs[n].numpy())  # of (Lq, T)
+        indices.append(
+            (
+                torch.as_tensor(queries, device=logits.device),
+                torch.as_tensor(objects, device=logits.device),
+            )
+        )
+    return indices

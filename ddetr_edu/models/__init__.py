@@ -1,0 +1,1 @@
+"""From an image to boxes: backbone, encoder, queries, decoder, heads, and the whole models."""

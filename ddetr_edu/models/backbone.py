@@ -1,0 +1,207 @@
+"""From an image to feature maps: a convolutional network read at several depths."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
+from torchvision.models import get_model, get_model_weights
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import misc
+
+from ddetr_edu.models.config import DeformableDETRConfig, DETRConfig
+
+
+class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
+    """torchvision's frozen batch norm, in one pass over the feature map instead of two.
+
+    Under autocast the feature map also stays in 16 bits, which torchvision's turns into fp32.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)"""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class ResNetBackbone(nn.Module):
+    """A torchvision ResNet, read after its last three stages: C3, C4, C5.
+
+    Every batch norm is frozen, and so are the stem and the first stage: batches in detection are
+    too small to estimate statistics, and early filters need no change.
+
+    `channels` are those of the three maps. Their strides are 8, 16 and 32, with dilation 8, 16 and
+    16.
+
+    Source: models/backbone.py of the official code.
+
+    Args:
+        name: The name of a torchvision ResNet.
+        dilation: Dilate the convolutions of the last stage instead of giving it a stride (DC5).
+
+    Raises:
+        ValueError: If torchvision has no such model, or cannot dilate it.
+    """
+
+    channels: tuple[int, int, int]
+
+    def __init__(self, name: str = "resnet50", dilation: bool = False):
+        super().__init__()
+        try:
+            resnet = get_model(
+                name,
+                weights=None,
+                norm_layer=FrozenBatchNorm2d,
+                replace_stride_with_dilation=[False, False, dilation],
+            )
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f'torchvision cannot build the backbone "{name}": {error}') from None
+        stages = {"layer2": "C3", "layer3": "C4", "layer4": "C5"}
+        self.body = IntermediateLayerGetter(resnet, stages)  # drops the classifier
+        widest = resnet.fc.in_features
+        self.name, self.channels = name, (widest // 4, widest // 2, widest)
+        for parameter_name, parameter in self.body.named_parameters():
+            if not parameter_name.startswith(("layer2", "layer3", "layer4")):
+                parameter.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first."""
+        return list(self.body(images).values())
+
+    def load_imagenet(self) -> None:
+        """Load the ImageNet parameters that the official models started from.
+
+        They are downloaded once, into torch.hub's cache.
+
+        Raises:
+            OSError: If they are not in the cache and cannot be downloaded.
+        """
+        weights = get_model_weights(self.name).IMAGENET1K_V1
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"the ImageNet parameters of {self.name} could not be downloaded from "
+                f"{weights.url} ({error}); connect to the network, or put the file into "
+                f"{torch.hub.get_dir()}/checkpoints, or train without them"
+            ) from None
+        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        self.body.load_state_dict(state)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; at first the shortcut alone, as the last norm is 0.
+
+    Args:
+        inputs: The input channels.
+        outputs: The output channels.
+        stride: Of the first convolution and the shortcut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride), rounded up."""
+        out = self.norm1(self.conv1(x)).relu()
+        out = self.norm2(self.conv2(out))
+        return (out + self.shortcut(x)).relu()
+
+
+class TinyBackbone(nn.Module):
+    """A ResNet small enough to train from scratch on a laptop: 1.3 million parameters.
+
+    A stride-4 stem and four stages of 32, 64, 128 and 192 channels. `channels` are those of the
+    three maps, whose strides are 8, 16 and 32.
+    """
+
+    channels: tuple[int, int, int] = (64, 128, 192)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            ResidualBlock(32, 32, 1),
+        )  # stride 4
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(ResidualBlock(32, 64, 2), ResidualBlock(64, 64, 1)),  # stride 8
+                nn.Sequential(ResidualBlock(64, 128, 2), ResidualBlock(128, 128, 1)),  # stride 16
+                ResidualBlock(128, 192, 2),  # stride 32
+            ]
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first."""
+        x = self.stem(images)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def build_backbone(config: DeformableDETRConfig | DETRConfig) -> ResNetBackbone | TinyBackbone:
+    """The backbone that a configuration names.
+
+    Args:
+        config: The architecture of the model.
+
+    Returns:
+        A module: images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first; its `channels`
+        are (C_1, C_2, C_3).
+
+    Raises:
+        ValueError: If torchvision cannot build it.
+    """
+    if config.backbone == "tiny":
+        return TinyBackbone()
+    return ResNetBackbone(config.backbone, config.dilation)
+
+
+def fuse_conv_bn(backbone: nn.Module) -> None:
+    """Fuse each batch norm into the convolution before it: faster, and for inference only.
+
+    In evaluation a batch norm scales and shifts each channel, which the parameters of the
+    convolution can do as well; two passes over every feature map are saved. The norms' own
+    parameters are gone then: the backbone can neither be trained nor saved.
+
+    Args:
+        backbone: Changed in place; each batch norm becomes an identity.
+    """
+    for parent in list(backbone.modules()):
+        for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d):
+                assert norm.running_mean is not None and norm.running_var is not None
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight,
+                    conv.bias,
+                    norm.running_mean,
+                    norm.running_var,
+                    norm.eps,
+                    norm.weight,
+                    norm.bias,
+                )
+                setattr(parent, name, nn.Identity())

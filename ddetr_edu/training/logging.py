@@ -1,0 +1,147 @@
+"""What a run prints about itself: at the start, and after its first steps."""
+
+import sys
+
+import torch
+from tqdm.auto import tqdm
+
+from ddetr_edu import distributed
+from ddetr_edu.data.loading import InfiniteBatchSampler
+from ddetr_edu.detector import Detector
+from ddetr_edu.training.clock import Clock
+
+
+def log0(text: str) -> None:
+    """Print in process 0 only, without disturbing the progress bar.
+
+    Args:
+        text: One or more lines.
+    """
+    if distributed.rank() == 0:
+        tqdm.write(text)
+
+
+def describe_data(name: str, training_set, validation_set, sampler: InfiniteBatchSampler) -> str:
+    """The data sets of a run.
+
+    Args:
+        name: Of the data.
+        training_set: The images to train on.
+        validation_set: The images to evaluate on.
+        sampler: Of the training set.
+
+    Returns:
+        Two lines, such as "data     data/shapes-mini: 80 training images, 20 validation images".
+    """
+    if sampler.generated:
+        training = "newly generated training images"
+    else:
+        training = f"{len(training_set)} training images"
+    if validation_set is training_set:
+        validation = "evaluated on the same images"
+    else:
+        validation = f"{len(validation_set)} validation images"
+    names = list(training_set.categories.values())
+    return (
+        f"data     {name}: {training}, {validation}\n"
+        f"classes  {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    )
+
+
+def describe_model(name: str, detector: Detector) -> str:
+    """The model of a run.
+
+    Args:
+        name: Of its preset or checkpoint.
+        detector: The detector to train.
+
+    Returns:
+        One line.
+    """
+    n_parameters = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    resize = detector.resize
+    return (
+        f"model    {name}: {n_parameters / 1e6:.2f} million trainable parameters, images of "
+        f"{resize.short_side} to {resize.long_side} px"
+    )
+
+
+def describe_run(clock: Clock, sampler: InfiniteBatchSampler) -> str:
+    """The length of a run, and the images of each step.
+
+    Args:
+        clock: At the start of the run.
+        sampler: Of the training set.
+
+    Returns:
+        One line.
+    """
+    if clock.max_steps is None:
+        length = f"{clock.max_minutes:g} minutes"
+    else:
+        length = f"{clock.max_steps} steps"
+        if not sampler.generated:
+            length += f" ({clock.max_steps / sampler.steps_per_epoch:.3g} epochs)"
+    batch = f"batch size {sampler.batch_size}"
+    if sampler.grad_accum_steps > 1:
+        batch += f", {sampler.grad_accum_steps} batches accumulated for each step"
+    if sampler.world_size > 1:
+        batch += f", in each of {sampler.world_size} processes"
+    return f"length   {length}, {batch}"
+
+
+def describe_device(device: torch.device, precision: str, workers: int) -> str:
+    """What a run is computed on.
+
+    Args:
+        device: Of the model.
+        precision: Of the forward pass.
+        workers: The number of data loading processes.
+
+    Returns:
+        One line.
+    """
+    threads = ""
+    if device.type == "cpu":
+        count = torch.get_num_threads()
+        threads = f" with {count} thread{'s' * (count != 1)}"
+    loading = f"{workers or 'no'} data loading worker{'s' * (workers != 1)}"
+    return f"device   {device}{threads}, {precision}, {loading}"
+
+
+def estimate_eta(clock: Clock, seconds_per_step: float, device: torch.device) -> str:
+    """The speed and memory of the first steps, and the time to the end.
+
+    Args:
+        clock: After the first steps.
+        seconds_per_step: Their speed.
+        device: Of the model.
+
+    Returns:
+        One line.
+    """
+    memory = peak_memory(device)
+    return (
+        f"{seconds_per_step:.2f} s per step"
+        + (f", {memory / 2**30:.1f} GiB of memory" if memory else "")
+        + f", {clock.minutes_left(seconds_per_step):.1f} minutes left (evaluation not counted)"
+    )
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most memory that this process has used so far, on its GPU if it has one.
+
+    Args:
+        device: Of the model.
+
+    Returns:
+        Bytes, or None where the operating system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # Windows has none
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
