@@ -1,4 +1,4 @@
-"""Small inputs whose axes all have different sizes, so that no two can be swapped unnoticed."""
+"""Small inputs whose axes all have different sizes, so that swapped axes are noticed."""
 
 import sys
 
@@ -6,22 +6,22 @@ import pytest
 import torch
 from host_cuda import ALL, build_host_library
 
-from ddetr_edu.attention import build, native
+from ddetr_edu.attention.kernels import build, cpu
 
 LEVELS = [(5, 3), (2, 7), (1, 1)]
 
 
 @pytest.fixture
 def kernel():
-    """Skip where the C++ kernel cannot be built, and say why."""
-    problem = native.why_not()
+    """Skip the test, with the reason, where the C++ kernel cannot be built."""
+    problem = cpu.unavailable_reason()
     if problem is not None:
         pytest.skip(f"no C++ kernel: {problem}")
 
 
 @pytest.fixture(scope="session")
 def compiler():
-    """Skip where the CUDA kernel cannot be compiled for the CPU."""
+    """Skip the test where the CUDA kernel cannot be compiled for the CPU."""
     if sys.platform == "win32":
         pytest.skip("host_cuda.h needs ucontext.h")
     try:
@@ -32,7 +32,7 @@ def compiler():
 
 @pytest.fixture(scope="session")
 def host_library(tmp_path_factory, compiler):
-    """The CUDA kernels compiled for the CPU, all of them."""
+    """All CUDA kernels, compiled for the CPU."""
     return build_host_library(tmp_path_factory.mktemp("host"), ALL)
 
 
@@ -53,8 +53,11 @@ def make(
     levels=LEVELS,
     seed=0,
 ):
-    """Random inputs; a third of the places lie outside. No place comes within 0.05 pixels of a
-    pixel centre's row or column, where the gradient jumps."""
+    """Random inputs; a third of the locations lie outside the level.
+
+    No location comes within 0.05 pixels of a row or column of pixel centres, where the gradient
+    jumps.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape):

@@ -1,5 +1,5 @@
-// The CUDA kernel as a library for the CPU. HOST_CUDA_CASES lists what is compiled: direction, type
-// of value, VECTOR, LANES.
+// The CUDA kernel as a library for the CPU. HOST_CUDA_CASES lists the kernels to compile: direction,
+// type of value, VECTOR, LANES.
 #include "host_cuda.h"
 
 #include "ms_deform_attn.cu"
@@ -14,7 +14,7 @@ bool same(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
 
 }  // namespace
 
-// Returns 0, 1 if the kernel went wrong, 2 if it was not compiled; `message` then says more.
+// Returns 0, or 1 if the kernel failed, or 2 if it was not compiled; `message` then says why.
 extern "C" int run_on_host(const char* direction, const char* type, int vector, int lanes,
                            int blocks, int threads, unsigned seed, const void* arguments,
                            int size, char* message, int message_size) try {

@@ -1,5 +1,7 @@
-"""The CUDA kernel on the CPU: csrc/ms_deform_attn.cu through csrc/host_cuda.h, called by the
-library's own `plan`, `forward` and `backward`. Only the last step, `launch`, is another."""
+"""The CUDA kernel on the CPU: csrc/ms_deform_attn.cu through csrc/host_cuda.h.
+
+It is called by the library's own `plan`, `forward` and `backward`; only `launch` is replaced.
+"""
 
 import ctypes
 import subprocess
@@ -8,10 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddetr_edu.attention import build, cuda, ms_deform_attn
+from ddetr_edu.attention import ms_deform_attn
+from ddetr_edu.attention.kernels import build, cuda
+from ddetr_edu.attention.kernels.cuda_build import TYPES
+from ddetr_edu.attention.kernels.cuda_plan import Arguments, Plan
+from ddetr_edu.attention.kernels.torch_library import flatten_shapes
 
 DRIVER = Path(__file__).with_suffix(".cpp")
-# Kernels read one array as several types: -fno-strict-aliasing, which nvcc and NVRTC imply.
+# Kernels read one array as several types, which needs -fno-strict-aliasing; NVRTC implies it.
 FLAGS = ("-std=c++17", "-fno-strict-aliasing", "-Wno-unknown-pragmas", f"-I{DRIVER.parent}")
 ALL = [
     (direction, dtype, vector, lanes)
@@ -23,51 +29,59 @@ ALL = [
 
 
 class HostLaunch:
-    """Stands in for `cuda.launch`. Every launch has its blocks in another order."""
+    """Replaces `cuda.launch`. Every launch runs its blocks in another order."""
 
     def __init__(self, library: Path):
         self.run = ctypes.CDLL(str(library)).run_on_host
         self.launches = 0
 
-    def __call__(self, work, device, *arrays):
-        addresses = [0 if array is None else array.data_ptr() for array in arrays]
-        self.run_plan(work, cuda.ADDRESSES.pack(*addresses) + work.sizes)
+    def __call__(self, work: Plan, device: torch.device, **arrays: torch.Tensor):
+        addresses = {name: array.data_ptr() for name, array in arrays.items()}
+        self.run_plan(work, work.arguments(addresses))
 
-    def run_plan(self, work, arguments: bytes):
+    def run_plan(self, work: Plan, arguments: Arguments):
         self.launches += 1
         message = ctypes.create_string_buffer(500)
         kernel = work.kernel
         status = self.run(
-            kernel.direction.encode(), cuda.TYPES[kernel.dtype].encode(), kernel.vector,
-            kernel.lanes, work.blocks, work.threads, self.launches, arguments, len(arguments),
-            message, len(message),
-        )  # fmt: skip
+            kernel.direction.encode(),
+            TYPES[kernel.dtype].encode(),
+            kernel.vector,
+            kernel.lanes,
+            work.blocks,
+            work.threads,
+            self.launches,
+            ctypes.byref(arguments),
+            ctypes.sizeof(arguments),
+            message,
+            len(message),
+        )
         if status:
             raise RuntimeError(message.value.decode())
 
 
 class Attention(torch.autograd.Function):
-    """The operation as registration.py puts it together, for whatever `cuda.launch` is now."""
+    """The operation as torch_library.py defines it, with the present `cuda.launch`."""
 
     @staticmethod
-    def forward(ctx, value, sides, locations, weights):
-        ctx.sides = sides
+    def forward(ctx, value, flat_spatial_shapes, locations, weights):
+        ctx.flat_spatial_shapes = flat_spatial_shapes
         ctx.save_for_backward(value, locations, weights)
-        return cuda.forward(value, sides, locations, weights)
+        return cuda.forward(value, flat_spatial_shapes, locations, weights)
 
     @staticmethod
     def backward(ctx, grad):
         value, locations, weights = ctx.saved_tensors
-        grads = cuda.backward(grad, value, ctx.sides, locations, weights)
+        grads = cuda.backward(grad, value, ctx.flat_spatial_shapes, locations, weights)
         return grads[0], None, grads[1], grads[2]
 
 
 def attention(value, levels, locations, weights):
-    return Attention.apply(value, [side for shape in levels for side in shape], locations, weights)
+    return Attention.apply(value, flatten_shapes(levels), locations, weights)
 
 
 def build_host_library(folder: Path, cases, flags=("-O1",), edits=()) -> Path:
-    """Compile csrc/, with some text replaced: (file, old, new). Each old text must be there."""
+    """Compile csrc/ with some text replaced; each of `edits` is (file, old text, new text)."""
     for source in build.source_folder().iterdir():
         text = source.read_text()
         for file, old, new in edits:
@@ -78,9 +92,17 @@ def build_host_library(folder: Path, cases, flags=("-O1",), edits=()) -> Path:
     library = folder / f"host_cuda{build.suffix()}"
     listed = " ".join(f"CASE({','.join(map(str, case))})" for case in cases)
     command = [
-        *build.find_compiler(), *FLAGS, *flags, f"-I{folder}", f"-DHOST_CUDA_CASES={listed}",
-        "-shared", "-fPIC", str(DRIVER), "-o", str(library),
-    ]  # fmt: skip
+        *build.find_compiler(),
+        *FLAGS,
+        *flags,
+        f"-I{folder}",
+        f"-DHOST_CUDA_CASES={listed}",
+        "-shared",
+        "-fPIC",
+        str(DRIVER),
+        "-o",
+        str(library),
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     if "cannot find" in result.stderr:
         pytest.skip(f"this compiler has no sanitizers: {result.stderr.splitlines()[0]}")
@@ -89,9 +111,9 @@ def build_host_library(folder: Path, cases, flags=("-O1",), edits=()) -> Path:
 
 
 def output_and_gradients(run, value, levels, locations, weights):
-    """Everything the operation computes: the output, and the gradients of its three inputs.
+    """The output of the operation, and the gradients of its three inputs.
 
-    run: `attention`, or the name of a backend
+    `run` is `attention`, or the name of a backend.
     """
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (value, locations, weights)]
     if isinstance(run, str):

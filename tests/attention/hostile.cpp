@@ -1,5 +1,5 @@
-// Feed the kernel places that no model should ask for, under the sanitizers' eyes. Every array has
-// exactly its size, so that one step beyond it is seen. Prints how many cases ran.
+// Run the kernel with sanitizers at locations that no model should ask for. Every array has exactly
+// its size, so that a step beyond it is noticed. Prints how many cases ran.
 #include <cstdint>
 #include <cstdio>
 #include <limits>

@@ -1,6 +1,6 @@
-// Feed the CUDA kernel, run on the CPU, places that no model should ask for, under the sanitizers'
-// eyes. Every array has exactly its size, so that one step beyond it is seen, and a read of 16 bytes
-// from an address that is no multiple of 16. Prints how many cases ran.
+// Run the CUDA kernel on the CPU with sanitizers at locations that no model should ask for. Every
+// array has exactly its size, so that a step beyond it is noticed; so is a read of 16 bytes from an
+// address that is not a multiple of 16. Prints how many cases ran.
 #include "host_cuda.h"
 
 #include "ms_deform_attn.cu"

@@ -1,4 +1,4 @@
-"""Deformable attention once more, in Python floats and for one output number at a time.
+"""An independent deformable attention, in Python floats and for one output number at a time.
 
 Written from the paper's formula without any of the library's code, for the tests to compare with.
 """
@@ -8,7 +8,7 @@ import math
 import torch
 
 
-def read(image, x, y):
+def bilinear(image, x, y):
     """One channel (H, W) of nested lists at x, y in [0, 1], zeros outside."""
     height, width = len(image), len(image[0])
     column, row = x * width - 0.5, y * height - 0.5
@@ -34,13 +34,13 @@ def ms_deform_attn(value, shapes, locations, weights):
                     for q in range(n_queries):
                         for p in range(n_points):
                             x, y = locations[n, q, m, level, p].tolist()
-                            share = float(weights[n, q, m, level, p])
-                            output[n, q, m * channels + d] += share * read(image, x, y)
+                            weight = float(weights[n, q, m, level, p])
+                            output[n, q, m * channels + d] += weight * bilinear(image, x, y)
     return output
 
 
 def module(attention, query, reference_points, value, shapes, padding_mask=None):
-    """What `MSDeformAttn.forward` should give, from its four linear layers and plain loops."""
+    """What `MSDeformAttn.forward` should return, from its four linear layers and plain loops."""
     n_images, n_queries, _ = query.shape
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
     raw_offsets = attention.sampling_offsets(query).tolist()
@@ -69,5 +69,5 @@ def module(attention, query, reference_points, value, shapes, padding_mask=None)
                         locations[n, q, m, level, p] = torch.tensor([x, y], dtype=torch.float64)
                         weights[n, q, m, level, p] = math.exp(scores[level * points + p]) / total
     per_head_value = projected.unflatten(-1, (heads, -1)).double()
-    read_out = ms_deform_attn(per_head_value, shapes, locations, weights)
-    return attention.output_proj(read_out.to(value.dtype))
+    attended = ms_deform_attn(per_head_value, shapes, locations, weights)
+    return attention.output_proj(attended.to(value.dtype))

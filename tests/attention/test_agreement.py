@@ -13,8 +13,8 @@ def test_naive_and_grid_sample_agree_with_the_formula_in_fp64(kind):
     arguments = draw(kind)
     expected = oracle.ms_deform_attn(*arguments)
     for backend in ("naive", "grid_sample"):
-        found = ms_deform_attn(*arguments, backend=backend)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        result = ms_deform_attn(*arguments, backend=backend)
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,18 +58,20 @@ def test_gradcheck(backend):
 
 
 @pytest.mark.parametrize("backend", ["naive", "grid_sample"])
-@pytest.mark.parametrize("place", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, -0.5, 2])
-def test_places_far_away_or_not_numbers_read_zeros(backend, place):
+@pytest.mark.parametrize(
+    "coordinate", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, -0.5, 2]
+)
+def test_locations_far_away_or_not_finite_read_zeros(backend, coordinate):
     value, shapes, locations, weights = draw("inside")
-    locations[0, 1, 2, 0, 3, 0] = place
+    locations[0, 1, 2, 0, 3, 0] = coordinate
     without = weights.clone()
     without[0, 1, 2, 0, 3] = 0
     locations.requires_grad_()
-    found = ms_deform_attn(value, shapes, locations, weights, backend=backend)
+    result = ms_deform_attn(value, shapes, locations, weights, backend=backend)
     clean = torch.where(locations.isfinite() & (locations.abs() < 1e3), locations, 0.5)
     expected = ms_deform_attn(value, shapes, clean.detach(), without, backend=backend)
-    torch.testing.assert_close(found, expected)
-    found.sum().backward()
+    torch.testing.assert_close(result, expected)
+    result.sum().backward()
     assert locations.grad.isfinite().all()
     assert locations.grad[0, 1, 2, 0, 3].abs().sum() == 0
 
@@ -81,20 +83,20 @@ def test_zero_queries_one_pixel_levels_and_strided_inputs(backend):
     assert none.shape == (N, 0, M * D)
 
     one = [(1, 1), (1, 1)]
-    found = ms_deform_attn(value[:, :2], one, locations * 0 + 0.5, weights, backend=backend)
+    result = ms_deform_attn(value[:, :2], one, locations * 0 + 0.5, weights, backend=backend)
     expected = torch.einsum("nlmd,nqmlp->nqmd", value[:, :2], weights).flatten(2)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
     strided = [t.repeat_interleave(2, dim=-1)[..., ::2] for t in (value, locations, weights)]
-    found = ms_deform_attn(strided[0], shapes, strided[1], strided[2], backend=backend)
-    torch.testing.assert_close(found, ms_deform_attn(value, shapes, locations, weights))
+    result = ms_deform_attn(strided[0], shapes, strided[1], strided[2], backend=backend)
+    torch.testing.assert_close(result, ms_deform_attn(value, shapes, locations, weights))
 
 
 def test_sixteen_bit_values_keep_exact_coordinates():
     value, shapes, locations, weights = draw("inside", torch.float32)
     for dtype in (torch.float16, torch.bfloat16):
         low = value.to(dtype)
-        found = ms_deform_attn(low, SHAPES, locations, weights, backend="grid_sample")
+        result = ms_deform_attn(low, SHAPES, locations, weights, backend="grid_sample")
         exact = ms_deform_attn(low.float(), SHAPES, locations, weights, backend="naive")
-        assert found.dtype == dtype
-        torch.testing.assert_close(found, exact.to(dtype))
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, exact.to(dtype))

@@ -1,7 +1,7 @@
-"""The comparison of test_native.py would notice a broken kernel: each of these is one.
+"""The comparisons of test_cpu_kernel.py would notice a broken kernel.
 
-A mistake is put into a copy of csrc/ (or, where it cannot live there, into the module), compiled
-without optimisation, and must change a result. Unchanged sources must not.
+Each mistake is put into a copy of csrc/ (or, where it cannot be made there, into the module),
+compiled without optimisation, and must change a result. Unchanged sources must not.
 """
 
 import subprocess
@@ -9,52 +9,84 @@ import subprocess
 import pytest
 import torch
 
-from ddetr_edu.attention import MSDeformAttn, build, ms_deform_attn, native
+from ddetr_edu.attention import MSDeformAttn, ms_deform_attn
 from ddetr_edu.attention import module as attention_module
+from ddetr_edu.attention.kernels import build, cpu
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
 HEADER, KERNEL = "ms_deform_attn.h", "ms_deform_attn_cpu.cpp"
 OUTPUT, GRAD_VALUE, GRAD_LOCATIONS, GRAD_WEIGHTS = range(4)
-STORE = "upper.store(output + row * s.channels);"
+STORE = "top_sum.store(output + row * s.channels);"
 STORE_IN_ALL_HEADS = """
     for (std::ptrdiff_t other = 0; other < s.heads; ++other) {
       T* to = output + (row - m + other) * s.channels;
       auto sum = m == 0 ? Row<T, WIDTH>::zeros() : Row<T, WIDTH>::load(to);
-      sum.add(upper);
+      sum.add(top_sum);
       sum.store(to);
     }"""
 
 # name: the first result that must be wrong, the file, and (text, replacement) pairs
 BROKEN = {
-    "x and y swapped": (OUTPUT, KERNEL, [
-        ("locations[2 * p], locations[2 * p + 1]", "locations[2 * p + 1], locations[2 * p]")]),
-    "corners aligned": (OUTPUT, HEADER, [
-        ("location * T(size) - T(0.5)", "location * T(size - 1)")]),
-    "border repeated": (OUTPUT, HEADER, [
-        ("pixel > T(-1) ? pixel : T(-2)", "pixel > T(0) ? pixel : T(0)"),
-        ("pixel < T(size) ? pixel : T(size)", "pixel < T(size - 1) ? pixel : T(size - 1)")]),
-    "width and height swapped": (OUTPUT, KERNEL, [
-        ("levels.height.data() + first", "levels.width.data() + first "),
-        ("widths = levels.width.data() + first;", "widths = levels.height.data() + first;")]),
+    "x and y swapped": (
+        OUTPUT,
+        KERNEL,
+        [("locations[2 * p], locations[2 * p + 1]", "locations[2 * p + 1], locations[2 * p]")],
+    ),
+    "corners aligned": (
+        OUTPUT,
+        HEADER,
+        [("location * T(size) - T(0.5)", "location * T(size - 1)")],
+    ),
+    "border repeated": (
+        OUTPUT,
+        HEADER,
+        [
+            ("pixel > T(-1) ? pixel : T(-2)", "pixel > T(0) ? pixel : T(0)"),
+            ("pixel < T(size) ? pixel : T(size)", "pixel < T(size - 1) ? pixel : T(size - 1)"),
+        ],
+    ),
+    "width and height swapped": (
+        OUTPUT,
+        KERNEL,
+        [
+            ("levels.height.data() + first", "levels.width.data() + first "),
+            ("widths = levels.width.data() + first;", "widths = levels.height.data() + first;"),
+        ],
+    ),
     "heads summed": (OUTPUT, KERNEL, [(STORE, STORE_IN_ALL_HEADS)]),
     "weights ignored": (OUTPUT, KERNEL, [("weights[p] * (", "T(1) * (")]),
-    "the right and lower border forgotten": (OUTPUT, HEADER, [
-        ("first < size - 1", "first < size - 2")]),
+    "the right and bottom border left out": (
+        OUTPUT,
+        HEADER,
+        [("first < size - 1", "first < size - 2")],
+    ),
     "locations in pixels": (GRAD_LOCATIONS, HEADER, [("T(width) * weight", "weight")]),
-    "slopes reversed": (GRAD_LOCATIONS, HEADER, [
-        ("(along_right - along_left)", "(along_left - along_right)")]),
-    "value's gradient without its share": (GRAD_VALUE, KERNEL, [
-        ("owed.add(block.counts[c][p], grad)", "owed.add(weights[point + p], grad)")]),
-    "weight's gradient times weight": (GRAD_WEIGHTS, HEADER, [
-        ("return {upper * along_upper", "return {weight * upper * along_upper")]),
-    "only the last channels' gradient kept": (GRAD_WEIGHTS, KERNEL, [
-        ("if (first_piece)", "if (true)")]),
-}  # fmt: skip
+    "slopes reversed": (
+        GRAD_LOCATIONS,
+        HEADER,
+        [("(dot_right - dot_left)", "(dot_left - dot_right)")],
+    ),
+    "value's gradient without its bilinear weight": (
+        GRAD_VALUE,
+        KERNEL,
+        [("add(block.coef[c][p], grad)", "add(weights[point + p], grad)")],
+    ),
+    "weight's gradient times weight": (
+        GRAD_WEIGHTS,
+        HEADER,
+        [("return {weight_top * dot_top", "return {weight * weight_top * dot_top")],
+    ),
+    "only the last channels' gradient kept": (
+        GRAD_WEIGHTS,
+        KERNEL,
+        [("if (first_chunk)", "if (true)")],
+    ),
+}
 
 
 def kernel_from(folder, file=None, replacements=()):
-    """Compile csrc/ with some text replaced. Each text must be there, or the test tests nothing."""
+    """Compile csrc/ with some text replaced. Each old text must exist, or nothing is tested."""
     for source in build.source_folder().iterdir():
         text = source.read_text()
         if source.name == file:
@@ -77,12 +109,12 @@ def kernel_from(folder, file=None, replacements=()):
         ],
         check=True,
     )
-    return native.load(target)
+    return cpu.load(target)
 
 
 def wrong_results(problem, monkeypatch, kernel):
     """Which of output and gradients differ from grid_sample's, by number."""
-    monkeypatch.setattr(native, "kernel", lambda: kernel)
+    monkeypatch.setattr(cpu, "loaded_library", lambda: kernel)
     value, levels, locations, weights = problem(channels=17)
     results = {}
     for backend in ("cpu", "grid_sample"):
@@ -123,15 +155,15 @@ def offsets_not_normalised(reference_points, offsets, spatial_shapes):
     ],
 )
 def test_a_broken_module_is_caught(monkeypatch, function, broken):
-    """The two mistakes that are made before the kernel is called."""
+    """The two mistakes that can be made before the kernel is called."""
     torch.manual_seed(0)
     attention = MSDeformAttn(10, 5, 2, 3)
     torch.nn.init.normal_(attention.attention_weights.weight)
     query, value, reference = torch.randn(2, 3, 10), torch.randn(2, 29, 10), torch.rand(2, 3, 2, 2)
     levels = [(5, 3), (2, 7)]
     attention.backend = "grid_sample"
-    wanted = attention(query, reference, value, levels)
+    expected = attention(query, reference, value, levels)
     attention.backend = "cpu"
-    torch.testing.assert_close(attention(query, reference, value, levels), wanted)
+    torch.testing.assert_close(attention(query, reference, value, levels), expected)
     monkeypatch.setattr(attention_module, function, broken)
-    assert (attention(query, reference, value, levels) - wanted).abs().max() > 1e-3
+    assert (attention(query, reference, value, levels) - expected).abs().max() > 1e-3

@@ -1,4 +1,4 @@
-"""Eight mistakes people make with deformable attention; the comparison must notice each."""
+"""Eight common mistakes in deformable attention; the comparison must notice each."""
 
 import oracle
 import pytest
@@ -25,9 +25,9 @@ def compare_with_oracle() -> None:
     for axes in (2, 4):
         reference = torch.rand(N, 4, 2, axes, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            found = attention(query, reference, value, SHAPES, mask)
+            result = attention(query, reference, value, SHAPES, mask)
             expected = oracle.module(attention, query, reference, value, SHAPES, mask)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
 
 
 def test_the_module_is_right():
@@ -71,13 +71,13 @@ def swap_width_and_height(patch):
 
 
 def sum_the_heads(patch):
-    real = attention_module.ms_deform_attn
+    real = attention_module.run_backend
 
     def summed(*arguments):
         output = real(*arguments).unflatten(-1, (M, -1))
         return output.sum(2, keepdim=True).expand_as(output).flatten(2)
 
-    patch.setattr(attention_module, "ms_deform_attn", summed)
+    patch.setattr(attention_module, "run_backend", summed)
 
 
 def offsets_not_normalised(patch):

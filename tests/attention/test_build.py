@@ -1,4 +1,4 @@
-"""Compiling on first use: found again, shared, interrupted, impossible."""
+"""Compiling on first use: cached, shared between processes, interrupted, impossible."""
 
 import os
 import signal
@@ -7,20 +7,22 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ddetr_edu.attention import build, native
+from ddetr_edu.attention.kernels import build, cpu
+from ddetr_edu.attention.kernels.startup import Startup, load_or_recompile
 
 BUILD = Path(build.__file__)
-# A process that only builds: build.py by itself, without the seconds that torch takes to import.
+# A process that only builds: it runs build.py alone, because importing torch takes seconds.
 BUILD_ONLY = f"import runpy; print(runpy.run_path({str(BUILD)!r})['library']())"
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of our own."""
+    """An empty cache folder."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -28,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """`compiler(body)` makes $CXX a program that notes each call, then does what body says."""
+    """`compiler(body)` makes $CXX a program that counts its calls and then runs `body`."""
     if sys.platform == "win32":
         pytest.skip("a shell script stands in for the compiler")
 
@@ -82,13 +84,13 @@ def test_another_compiler_flag_source_or_processor_is_another_library(
 
 
 def test_several_processes_at_once(cache, compiler):
-    """Each gets a whole library, and all the same one."""
+    """Each gets a complete library, and all get the same one."""
     compiler('echo half > "$target"; sleep 0.5; echo whole > "$target"')
     processes = [
         subprocess.Popen([sys.executable, "-c", BUILD_ONLY], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    paths = {process.communicate(timeout=60)[0].strip() for process in processes}
+    paths = {process.communicate(timeout=600)[0].strip() for process in processes}
     assert len(paths) == 1
     assert Path(paths.pop()).read_text() == "whole\n"
     assert len(files_in(cache)) == 1
@@ -108,7 +110,7 @@ def test_a_build_killed_half_way_leaves_nothing_behind(cache, compiler, tmp_path
 
 
 def test_a_cache_that_cannot_be_made(compiler, monkeypatch, tmp_path):
-    """Where the cache should be is a file: like a read-only home, and so for root too."""
+    """A file is where the cache folder should be: like a read-only home, but also for root."""
     compiler('echo code > "$target"')
     (tmp_path / "occupied").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "occupied"))
@@ -139,7 +141,7 @@ def test_a_full_disk(cache, compiler, monkeypatch):
 
 
 def test_a_compiler_without_openmp(cache, compiler):
-    """The next set of flags is tried, and the result kept for all of them."""
+    """The next set of flags is tried, and the result is cached for all of them."""
     calls = compiler(
         'case "$*" in *-fopenmp*) echo "error: no OpenMP" >&2; exit 1;; esac; echo code > "$target"'
     )
@@ -153,7 +155,7 @@ def test_a_failing_compiler_is_quoted(cache, compiler):
     compiler('echo "kernel.cpp:7: error: a word it does not know" >&2; exit 1')
     with pytest.raises(build.BuildError, match="a word it does not know") as caught:
         build.library()
-    assert "-fopenmp" in caught.value.output  # the command, to be tried by hand
+    assert "-fopenmp" in caught.value.output  # the command, so that one can run it by hand
     assert "kernel.cpp:7: error" in caught.value.output
     assert files_in(cache) == []
 
@@ -171,8 +173,39 @@ def test_no_compiler(cache, monkeypatch, tmp_path):
 def test_a_damaged_library_is_compiled_again(kernel, cache):
     path = build.library()
     path.write_bytes(b"this is no library")
-    assert native._load().description
+    loaded = load_or_recompile(lambda: cpu.load(build.library()), cached=build.cached_library)
+    assert loaded.description
     assert path.stat().st_size > 1000
+
+
+def test_a_kernel_starts_once_even_when_several_threads_ask():
+    starts = []
+
+    def start():
+        time.sleep(0.05)
+        starts.append("started")
+        return "kernel"
+
+    startup = Startup(start)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: startup.result(), range(4)))
+    assert results == ["kernel"] * 4 and starts == ["started"]
+    assert startup.unavailable_reason() is None
+
+
+def test_a_kernel_that_cannot_start_is_not_tried_again():
+    attempts = []
+
+    def start():
+        attempts.append("attempt")
+        raise build.BuildError("no compiler")
+
+    startup = Startup(start)
+    for _ in range(2):
+        assert str(startup.unavailable_reason()) == "no compiler"
+        with pytest.raises(build.BuildError, match="no compiler"):
+            startup.result()
+    assert attempts == ["attempt"]
 
 
 def run_python(code, **environment):
@@ -181,7 +214,7 @@ def run_python(code, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py has one short chance on a GPU; so here it runs on a CPU that plays one."""
+"""benchmarks/gpu.py, run on a CPU that imitates a GPU, because time on a GPU is short."""
 
 import contextlib
 import json
@@ -11,19 +11,19 @@ import pytest
 import torch
 from host_cuda import HostLaunch, attention
 
-from ddetr_edu import bench
-from ddetr_edu.attention import build, cuda
+from ddetr_edu.attention import benchmark as bench
+from ddetr_edu.attention.kernels import build, cuda, cuda_build
 
 PATH = Path(__file__).parents[2] / "benchmarks/gpu.py"
 
 
 @pytest.fixture
 def program(monkeypatch, host_library):
-    """The script's names, with the host in the place of the GPU."""
+    """The script's names, with the host instead of the GPU."""
     names = runpy.run_path(str(PATH))
     script = names["main"].__globals__
     monkeypatch.setattr(cuda, "launch", HostLaunch(host_library))
-    monkeypatch.setattr(cuda, "_started", [None])
+    monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuda, "architecture", lambda device: "sm_90")
     monkeypatch.setattr(bench, "LEVELS", [(5, 7), (3, 2)])
     monkeypatch.setattr(bench, "QUERIES", {"encoder": 41, "decoder": 3})
@@ -55,7 +55,7 @@ def program(monkeypatch, host_library):
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_everything_is_checked_measured_and_written(program, tmp_path, monkeypatch, capsys):
     out = tmp_path / "results" / "gpu.json"
-    program["TYPES"].pop("bf16")
+    program["DTYPES"].pop("bf16")
     command = ["gpu.py", "--rounds", "1", "--images", "1", "--no-compile", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", command)
     assert program["main"]() == 0, capsys.readouterr().out
@@ -63,20 +63,20 @@ def test_everything_is_checked_measured_and_written(program, tmp_path, monkeypat
     assert set(results["errors"]) == {"fp32", "fp16", "fp64"} and results["correct"]
     assert results["errors"]["fp64"]["output"] < 1e-12 < results["errors"]["fp32"]["output"]
     cases = results["cases"]
-    assert len(cases) == 2 * 3 * 2 * 2 * 3  # shapes, places, types, implementations, directions
+    assert len(cases) == 2 * 3 * 2 * 2 * 3  # shapes, spreads, dtypes, implementations, directions
     forward, backward, both = cases[:3]
     assert forward["median_us"] == 2000 and forward["times_grid_sample"] == 1
     assert set(forward["percent_of_ceiling"]) == {"copy_TB_s", "gather_TB_s"}
     assert set(backward["percent_of_ceiling"]) == {"copy_TB_s", "adds_G_s"}
     assert both["direction"] == "both" and results["sanitizers"]["memcheck"] == "clean"
-    assert "correct in every type" in capsys.readouterr().out
+    assert "correct in every dtype" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_a_wrong_kernel_and_a_lack_of_time_are_reported(program, monkeypatch, tmp_path, capsys):
     arguments = ["--no-sanitizer", "--minutes", "-1", "--out", str(tmp_path / "gpu.json")]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
-    program["TYPES"] = {}
+    program["DTYPES"] = {}
     correct = program["check"]
     program["check"] = lambda dtype: {
         what: 2 * error + 1e-9 for what, error in correct(dtype).items()
@@ -87,7 +87,8 @@ def test_a_wrong_kernel_and_a_lack_of_time_are_reported(program, monkeypatch, tm
 
 def test_without_a_gpu_it_says_so_in_one_sentence(monkeypatch, capsys):
     main = runpy.run_path(str(PATH))["main"]
-    monkeypatch.setattr(cuda, "_started", [build.BuildError("there is no GPU")])
+    problem = build.BuildError("there is no GPU")
+    monkeypatch.setattr(cuda, "unavailable_reason", lambda: problem)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     assert main() == 1
     assert capsys.readouterr().err == "nothing to measure: there is no GPU\n"
@@ -95,7 +96,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(monkeypatch, capsys):
 
 def test_the_kernels_that_measure_the_ceilings_compile():
     try:
-        cuda.nvrtc_version()
+        cuda_build.nvrtc_version()
     except build.BuildError as problem:
         pytest.skip(str(problem))
     from cuda.core import Program, ProgramOptions

@@ -1,6 +1,6 @@
-"""The CUDA kernel on a real GPU, in every way torch can call it. Skipped where there is none.
+"""The CUDA kernel on a real GPU, in every way that torch can call it. Skipped without a GPU.
 
-What needs no GPU is in the other test_cuda_*.py. These need torch, pytest and cuda-core:
+The tests that need no GPU are in the other test_cuda_*.py. These need torch, pytest and cuda-core:
     python -m pytest -o addopts="" tests/attention/test_cuda_gpu.py
 """
 
@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from ddetr_edu.attention import MSDeformAttn, backends, cuda, ms_deform_attn
+from ddetr_edu.attention import MSDeformAttn, backends, ms_deform_attn
+from ddetr_edu.attention.kernels import cuda
+from ddetr_edu.attention.kernels.torch_library import flatten_shapes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -18,9 +20,9 @@ ENCODER = [(25, 38), (13, 19), (7, 10), (4, 5)]
 
 
 @pytest.fixture(autouse=True)
-def kernel_is_here():
-    """With a GPU the kernel must run: a machine without cuda-core skips, any other reason fails."""
-    problem = cuda.why_not() if torch.cuda.is_available() else None
+def kernel_is_available():
+    """With a GPU the kernel must run; only a missing cuda-core skips the tests."""
+    problem = cuda.unavailable_reason() if torch.cuda.is_available() else None
     if problem is not None and "cuda-core" in str(problem):
         pytest.skip(str(problem))
     assert problem is None, f"{problem}\n{problem.output}"
@@ -41,14 +43,14 @@ def run(backend, value, levels, locations, weights):
 
 def assert_close(results, exact, tolerance):
     names = ("output", "gradient of value", "gradient of locations", "gradient of weights")
-    for name, result, wanted in zip(names, results, exact, strict=True):
-        result, wanted = result.double().cpu(), wanted.double().cpu()
-        error = (result - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30)
+    for name, result, reference in zip(names, results, exact, strict=True):
+        result, reference = result.double().cpu(), reference.double().cpu()
+        error = (result - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
 def test_auto_is_the_kernel():
-    assert cuda.why_not() is None and backends()["cuda"].available
+    assert cuda.unavailable_reason() is None and backends()["cuda"].available
     assert "NVRTC" in str(backends()["cuda"])
 
 
@@ -82,11 +84,11 @@ def test_16_bit_values_are_summed_in_32_bits(problem, dtype, channels):
     grad = torch.randn(exact.shape, generator=generator, dtype=torch.float64).to(dtype).double()
     expected = [exact.detach(), *torch.autograd.grad(exact, inputs, grad)]
     rounding = torch.finfo(dtype).eps / 2
-    for result, wanted in zip(results[:2], expected[:2], strict=True):
-        error = (result.double().cpu() - wanted).abs()
-        assert (error <= rounding * wanted.abs() + 1e-6).all()
-    for result, wanted in zip(results[2:], expected[2:], strict=True):
-        assert (result.cpu() - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    for result, reference in zip(results[:2], expected[:2], strict=True):
+        error = (result.double().cpu() - reference).abs()
+        assert (error <= rounding * reference.abs() + 1e-6).all()
+    for result, reference in zip(results[2:], expected[2:], strict=True):
+        assert (result.cpu() - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -113,18 +115,23 @@ def test_gradcheck(problem):
 def test_opcheck(problem, dtype):
     coordinates = torch.float64 if dtype == torch.float64 else torch.float32
     value, levels, locations, weights = on_gpu(problem(dtype, coordinates))
-    sides = [side for shape in levels for side in shape]
-    inputs = (value.requires_grad_(), sides, locations.requires_grad_(), weights.requires_grad_())
+    flat_spatial_shapes = flatten_shapes(levels)
+    inputs = (
+        value.requires_grad_(),
+        flat_spatial_shapes,
+        locations.requires_grad_(),
+        weights.requires_grad_(),
+    )
     torch.library.opcheck(torch.ops.ddetr_edu.ms_deform_attn.default, inputs)
 
 
-@pytest.mark.parametrize("place", [math.nan, math.inf, -math.inf, 1e30, -1e30, 3.0, -2.0])
-def test_a_place_out_of_reach_reads_zero_and_gives_no_gradient(problem, place):
+@pytest.mark.parametrize("coordinate", [math.nan, math.inf, -math.inf, 1e30, -1e30, 3.0, -2.0])
+def test_a_location_out_of_reach_reads_zero_and_gives_no_gradient(problem, coordinate):
     value, levels, locations, weights = on_gpu(problem(torch.float32, channels=32))
     value = torch.full_like(value, math.nan)
-    for x, y in ((place, 0.5), (0.5, place), (place, place)):
-        there = torch.tensor([x, y], device="cuda").expand_as(locations)
-        for result in run("cuda", value, levels, there, weights):
+    for x, y in ((coordinate, 0.5), (0.5, coordinate), (coordinate, coordinate)):
+        everywhere = torch.tensor([x, y], device="cuda").expand_as(locations)
+        for result in run("cuda", value, levels, everywhere, weights):
             assert not result.any()  # NaN would count as true
 
 
@@ -134,19 +141,19 @@ def test_nothing_to_do(problem, axis):
     assert not output.numel() and not grad_value.any() and not any(o.numel() for o in others)
 
 
-def test_strange_memory_order(problem):
+def test_inputs_in_any_memory_order(problem):
     value, levels, locations, weights = on_gpu(problem(torch.float32, channels=8))
     odd = torch.empty(value.numel() + 1, device="cuda")[1:].view_as(value).copy_(value)
-    wanted = ms_deform_attn(value, levels, locations, weights, "cuda")
-    for strange in (value.transpose(1, 2).contiguous().transpose(1, 2), odd):
-        output = ms_deform_attn(strange, levels, locations, weights, "cuda")
-        assert torch.equal(output, wanted)
+    reference = ms_deform_attn(value, levels, locations, weights, "cuda")
+    for unusual in (value.transpose(1, 2).contiguous().transpose(1, 2), odd):
+        output = ms_deform_attn(unusual, levels, locations, weights, "cuda")
+        assert torch.equal(output, reference)
 
 
 def test_another_stream(problem):
-    """Work queued on a stream is done there, after what was queued before."""
+    """The kernel runs on the current stream, after the work that was queued there before."""
     value, levels, locations, weights = on_gpu(problem(torch.float32, channels=32))
-    wanted = ms_deform_attn(2 * value, levels, locations, weights, "cuda")
+    reference = ms_deform_attn(2 * value, levels, locations, weights, "cuda")
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -155,7 +162,7 @@ def test_another_stream(problem):
         late.mul_(2)
         output = ms_deform_attn(late, levels, locations, weights, "cuda")
     stream.synchronize()
-    assert torch.equal(output, wanted)
+    assert torch.equal(output, reference)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -184,8 +191,8 @@ def test_a_graph_replays_forward_and_backward(problem, dtype):
         result.detach().fill_(math.nan)
     graph.replay()
     torch.cuda.synchronize()
-    for result, wanted in zip(recorded, step(), strict=True):
-        torch.testing.assert_close(result, wanted, rtol=rounding, atol=rounding)
+    for result, reference in zip(recorded, step(), strict=True):
+        torch.testing.assert_close(result, reference, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -198,13 +205,13 @@ def test_compile_keeps_one_graph_and_the_same_numbers(problem, backend):
     inputs = [t.requires_grad_() for t in (value, locations, weights)]
     eager = torch.autograd.grad(loss(*inputs), inputs)
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
-    for got, wanted in zip(torch.autograd.grad(compiled(*inputs), inputs), eager, strict=True):
-        torch.testing.assert_close(got, wanted)
+    for got, reference in zip(torch.autograd.grad(compiled(*inputs), inputs), eager, strict=True):
+        torch.testing.assert_close(got, reference)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_keeps_coordinates_in_32_bits(dtype):
-    """Half a pixel of 150 is lost in bfloat16; the module must not lose it."""
+    """bfloat16 loses half a pixel in 150; the module must not."""
     torch.manual_seed(0)
     attention = MSDeformAttn(32, 4, 1, 4, backend="cuda").cuda()
     levels = [(3, 150)]
@@ -218,11 +225,11 @@ def test_autocast_keeps_coordinates_in_32_bits(dtype):
 
 
 def test_a_new_thread(problem):
-    """It has not used the GPU before, and its tensors come from elsewhere."""
+    """It has not used the GPU before, and its tensors come from another thread."""
     inputs = on_gpu(problem(torch.float32, channels=32))
-    wanted = ms_deform_attn(*inputs, "cuda")
+    reference = ms_deform_attn(*inputs, "cuda")
     with ThreadPoolExecutor(1) as pool:
-        assert torch.equal(pool.submit(ms_deform_attn, *inputs, "cuda").result(), wanted)
+        assert torch.equal(pool.submit(ms_deform_attn, *inputs, "cuda").result(), reference)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

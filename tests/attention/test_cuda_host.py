@@ -1,4 +1,4 @@
-"""The CUDA kernel does what the definition says: its own source, run on a CPU by host_cuda.h."""
+"""The CUDA kernel agrees with the definition: its source, run on a CPU by host_cuda.h."""
 
 import math
 import subprocess
@@ -7,7 +7,8 @@ import pytest
 import torch
 from host_cuda import HostLaunch, attention, output_and_gradients
 
-from ddetr_edu.attention import build, cuda, ms_deform_attn
+from ddetr_edu.attention import ms_deform_attn
+from ddetr_edu.attention.kernels import build, cuda
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +19,9 @@ def on_the_host(host_library, monkeypatch):
 def assert_agree(inputs, tolerance, peer="grid_sample"):
     names = ("output", "gradient of value", "gradient of locations", "gradient of weights")
     results = output_and_gradients(attention, *inputs), output_and_gradients(peer, *inputs)
-    for name, result, wanted in zip(names, *results, strict=True):
-        assert result.dtype == wanted.dtype and result.shape == wanted.shape, name
-        error = (result - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30)
+    for name, result, reference in zip(names, *results, strict=True):
+        assert result.dtype == reference.dtype and result.shape == reference.shape, name
+        error = (result - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
@@ -44,7 +45,7 @@ def test_every_number_of_points(problem, n_points):
 
 @pytest.mark.parametrize("channels", [7, 32])
 def test_queries_that_are_the_tokens(problem, channels):
-    """Then a block takes a rectangle of a level, here ones that fill it, ragged, and tiny."""
+    """A block takes a rectangle of a level; the levels here are full, ragged and tiny."""
     levels = [(8, 16), (11, 9), (1, 17), (1, 1)]
     n_tokens = sum(height * width for height, width in levels)
     assert_agree(
@@ -71,12 +72,12 @@ def test_16_bit_values_are_summed_in_32_bits(problem, dtype, channels):
     grad = torch.randn(exact.shape, generator=generator, dtype=torch.float64).to(dtype).double()
     expected = [exact.detach(), *torch.autograd.grad(exact, inputs, grad)]
     rounding = torch.finfo(dtype).eps / 2
-    for result, wanted in zip(results[:2], expected[:2], strict=True):
+    for result, reference in zip(results[:2], expected[:2], strict=True):
         assert result.dtype == dtype
-        assert ((result.double() - wanted).abs() <= rounding * wanted.abs() + 1e-6).all()
-    for result, wanted in zip(results[2:], expected[2:], strict=True):
+        assert ((result.double() - reference).abs() <= rounding * reference.abs() + 1e-6).all()
+    for result, reference in zip(results[2:], expected[2:], strict=True):
         assert result.dtype == torch.float32
-        assert (result - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        assert (result - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -109,10 +110,10 @@ def test_inputs_in_any_memory_order_and_from_any_address(problem):
     value, levels, locations, weights = problem(torch.float32, channels=8)
     odd = torch.empty(value.numel() + 1)[1:].view_as(value).copy_(value)
     assert odd.data_ptr() % 16 == 4
-    wanted = output_and_gradients(attention, value, levels, locations, weights)
-    for strange in (value.transpose(1, 2).contiguous().transpose(1, 2), odd):
-        result = attention(strange, levels, locations.flip(1).contiguous().flip(1), weights)
-        assert torch.equal(result, wanted[0])
+    reference = output_and_gradients(attention, value, levels, locations, weights)
+    for unusual in (value.transpose(1, 2).contiguous().transpose(1, 2), odd):
+        result = attention(unusual, levels, locations.flip(1).contiguous().flip(1), weights)
+        assert torch.equal(result, reference[0])
 
 
 @pytest.mark.parametrize("axis", ["n_images", "n_queries"])
@@ -124,41 +125,41 @@ def test_nothing_to_do(problem, axis):
     assert all(other.numel() == 0 for other in others)
 
 
-@pytest.mark.parametrize("place", [math.nan, math.inf, -math.inf, 1e30, -1e30, 3.0, -2.0])
+@pytest.mark.parametrize("coordinate", [math.nan, math.inf, -math.inf, 1e30, -1e30, 3.0, -2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_place_out_of_reach_reads_zero_and_gives_no_gradient(problem, place, dtype):
-    """Even where the map itself holds NaN: nothing of it is touched."""
+def test_a_location_out_of_reach_reads_zero_and_gives_no_gradient(problem, coordinate, dtype):
+    """Even if the map itself holds NaN: nothing of it is read."""
     value, levels, locations, weights = problem(dtype, channels=8, n_heads=2, n_points=3)
     value = torch.full_like(value, math.nan)
-    for x, y in ((place, 0.5), (0.5, place), (place, place)):
-        there = torch.tensor([x, y], dtype=dtype).expand_as(locations)
-        for result in output_and_gradients(attention, value, levels, there, weights):
+    for x, y in ((coordinate, 0.5), (0.5, coordinate), (coordinate, coordinate)):
+        everywhere = torch.tensor([x, y], dtype=dtype).expand_as(locations)
+        for result in output_and_gradients(attention, value, levels, everywhere, weights):
             assert not result.any()  # NaN would count as true
 
 
 def test_a_pixel_of_nan_is_read_only_by_its_neighbours():
-    """Corners outside the level are not read from somewhere else in memory."""
+    """Corners outside the level are not read from elsewhere in memory."""
     value = torch.arange(1.0, 13.0).view(1, 12, 1, 1).clone()  # 3 rows of 4
     value[0, 0], value[0, 11] = math.nan, math.nan
-    place = torch.tensor([3.9, 0.1]) / torch.tensor([4.0, 3.0])  # beyond the top right corner
-    output = attention(value, [(3, 4)], place.view(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1))
+    location = torch.tensor([3.9, 0.1]) / torch.tensor([4.0, 3.0])  # beyond the top right corner
+    output = attention(value, [(3, 4)], location.view(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1))
     torch.testing.assert_close(output.item(), 4 * 0.6 * 0.6)
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_exactly_on_pixel_centres(problem):
-    """There the slope jumps; all implementations of ours take the one to the right and below."""
-    levels = [(2, 8), (4, 4)]  # sides that floats divide exactly
+    """The slope jumps there; all our implementations take the one to the right and below."""
+    levels = [(2, 8), (4, 4)]  # sizes that floats divide exactly
     value, _, locations, weights = problem(levels=levels, n_points=3)
     sizes = torch.tensor([(w, h) for h, w in levels], dtype=torch.float64)[:, None]
     on_centres = (locations * sizes).floor().add(0.5) / sizes
     assert_agree((value, levels, on_centres, weights), 1e-12, peer="naive")
 
 
-# ---- host_cuda.h notices what a GPU would suffer from ----
+# ---- host_cuda.h reports what would go wrong on a GPU ----
 
 WRONG = {
-    "lane_7_stays_away": (
+    "lane_7_misses_a_shuffle": (
         "if (threadIdx.x != 7) __shfl_sync(0xffffffff, 1, 0);",
         "block 0: thread 0 waits in __shfl_sync, line 1, but thread 7 has ended",
     ),
@@ -172,12 +173,12 @@ WRONG = {
     ),
     "half_a_warp": ("__shfl_sync(0xffff, 1, 0);", "only whole warps can wait here"),
     "nothing_wrong": (
-        """__shared__ unsigned said[64];
+        """__shared__ unsigned shared[64];
         const unsigned i = threadIdx.x, last_of_4 = i % 4 == 3;
-        said[i] = i;
+        shared[i] = i;
         __syncthreads();
         const unsigned next = __shfl_down_sync(0xffffffff, i, 1, 4);
-        if (said[63 - i] != 63 - i || next != i + !last_of_4) throw std::runtime_error("misheard");
+        if (shared[63 - i] != 63 - i || next != i + !last_of_4) throw std::runtime_error("wrong");
         """,
         "",
     ),
@@ -199,10 +200,14 @@ def test_threads_that_miss_each_other_are_reported(tmp_path):
     program = tmp_path / "kernels"
     subprocess.run(
         [
-            *build.find_compiler(), "-std=c++17", f"-I{build.source_folder()}",
-            str(tmp_path / "kernels.cpp"), "-o", str(program),
+            *build.find_compiler(),
+            "-std=c++17",
+            f"-I{build.source_folder()}",
+            str(tmp_path / "kernels.cpp"),
+            "-o",
+            str(program),
         ],
         check=True,
-    )  # fmt: skip
-    result = subprocess.run([program], capture_output=True, text=True, timeout=20)
-    assert result.stdout.splitlines() == [complaint for _, complaint in WRONG.values()]
+    )
+    result = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert result.stdout.splitlines() == [message for _, message in WRONG.values()]

@@ -1,11 +1,12 @@
-"""MSDeformAttn: its start, its checks, and what `capture` sees of it."""
+"""MSDeformAttn: its initialisation, its checks, and what `capture` records of it."""
 
 import pytest
 import torch
 from inputs import SHAPES, M, N, S
 
 from ddetr_edu import MSDeformAttn, backends, capture, ms_deform_attn
-from ddetr_edu.attention import initial_offsets
+from ddetr_edu.attention import initial_offsets, locations, op
+from ddetr_edu.attention import module as module_file
 
 C = M * 7
 
@@ -52,10 +53,10 @@ def test_at_the_start_the_query_does_not_matter_yet(attention, inputs):
     torch.testing.assert_close(first, second)
 
 
-def test_padding_is_silent(attention, inputs):
+def test_padding_does_not_matter(attention, inputs):
     mask = torch.zeros(N, S, dtype=torch.bool)
     mask[1, 30:] = True
-    torch.nn.init.normal_(attention.value_proj.bias)  # padding would speak through the bias
+    torch.nn.init.normal_(attention.value_proj.bias)  # the bias would make padding non-zero
     first = attention(**inputs, padding_mask=mask)
     noisy = torch.where(mask[..., None], 1e6, inputs["value"])
     second = attention(**{**inputs, "value": noisy}, padding_mask=mask)
@@ -70,26 +71,30 @@ def test_padding_is_silent(attention, inputs):
         ({"query": torch.zeros(4, C)}, "query has shape"),
         ({"value": torch.zeros(N, S, 6)}, "value has shape"),
         ({"reference_points": torch.zeros(N, 4, 3, 2)}, "reference_points has shape"),
+        ({"reference_points": torch.zeros(N, 4, 2)}, "reference_points has shape"),
+        ({"reference_points": torch.zeros(N, 3, 2, 2)}, "reference_points has shape"),
+        ({"value": torch.zeros(N + 1, S, C)}, "value holds 3 images"),
         ({"reference_points": torch.zeros(N, 4, 2, 3)}, "axis of 3"),
         ({"spatial_shapes": [(7, 5)]}, "n_levels=2"),
         ({"spatial_shapes": [(7, 5), (4, 4)]}, "add up to 51"),
+        ({"spatial_shapes": [(47, 1), (0, 4)]}, "no pixel"),
         ({"padding_mask": torch.zeros(N, S)}, "must be bool"),
         ({"padding_mask": torch.zeros(N, 3, dtype=torch.bool)}, "must be bool"),
     ],
 )
-def test_what_does_not_fit_is_named(attention, inputs, change, message):
+def test_inputs_that_do_not_fit_are_named(attention, inputs, change, message):
     with pytest.raises(ValueError, match=message):
         attention(**{**inputs, **change})
 
 
-def test_what_cannot_be_built_is_named():
+def test_sizes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="n_heads=7"):
         MSDeformAttn(256, n_heads=7)
     with pytest.raises(ValueError, match="n_points is 0"):
         MSDeformAttn(256, n_points=0)
 
 
-def test_capture_hands_out_what_was_used_and_leaves_nothing_behind(attention, inputs):
+def test_capture_records_what_was_used_and_removes_its_hooks(attention, inputs):
     torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.1)
     torch.nn.init.normal_(attention.attention_weights.weight, std=0.1)
     model = torch.nn.ModuleDict({"cross_attn": attention})
@@ -122,7 +127,7 @@ def test_capture_says_when_there_is_nothing_to_capture():
         pass
 
 
-# --- the door of ms_deform_attn
+# --- the checks of ms_deform_attn
 
 
 def arguments():
@@ -151,7 +156,7 @@ def arguments():
         ({"value": torch.zeros(N, S, M, 7, device="meta")}, ValueError, "one device"),
     ],
 )
-def test_the_door_names_what_does_not_fit(change, error, message):
+def test_arguments_that_do_not_fit_are_named(change, error, message):
     with pytest.raises(error, match=message) as raised:
         ms_deform_attn(**{**arguments(), **change})
     assert "\n" not in str(raised.value)
@@ -168,6 +173,31 @@ def test_mismatched_types_and_devices_are_named_by_the_module(attention, inputs)
         attention(**{**inputs, "value": inputs["value"].double()})
     with pytest.raises(ValueError, match="query is on meta, but this module is on cpu"):
         attention(**{**inputs, "query": inputs["query"].to("meta")})
+    for dtype in (torch.float64, torch.bfloat16, torch.int64):
+        with pytest.raises(TypeError, match=f"reference_points is {dtype}, but this module"):
+            attention(**{**inputs, "reference_points": inputs["reference_points"].to(dtype)})
+    with pytest.raises(TypeError, match="tolist"):
+        attention(**{**inputs, "spatial_shapes": torch.tensor(SHAPES)})
+
+
+def test_one_call_checks_everything_once(attention, inputs, monkeypatch):
+    calls = []
+    for module, name in (
+        (module_file, "check_module_inputs"),
+        (locations, "check_reference_points"),
+        (op, "check_operation"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
+    attention(**inputs)
+    assert calls == ["check_module_inputs", "check_reference_points"]
+    calls.clear()
+    ms_deform_attn(**arguments())
+    assert calls == ["check_operation"]
+
+
+def test_16_bit_modules_take_32_bit_reference_points(attention, inputs):
+    half = {name: x.bfloat16() for name, x in inputs.items() if name in ("query", "value")}
+    assert attention.bfloat16()(**{**inputs, **half}).dtype == torch.bfloat16
 
 
 def test_whole_numbers_are_refused():

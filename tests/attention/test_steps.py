@@ -1,4 +1,4 @@
-"""The five steps, each on numbers that can be checked by hand."""
+"""The five steps, each with numbers that can be checked by hand."""
 
 import math
 
@@ -10,8 +10,8 @@ from ddetr_edu.attention import (
     attention_weights,
     bilinear_sample,
     bilinear_sample_backward,
+    encoder_reference_points,
     initial_offsets,
-    pixel_centres,
     sampling_locations,
     valid_ratios,
 )
@@ -61,17 +61,17 @@ def test_an_offset_of_one_pixel_moves_by_one_pixel_of_its_level():
     shapes = [(100, 150), (50, 75)]
     reference = torch.full((1, 1, 2, 2), 0.5)
     offsets = torch.tensor([1.0, -1.0]).expand(1, 1, 1, 2, 1, 2)
-    found = sampling_locations(reference, offsets, shapes)
+    result = sampling_locations(reference, offsets, shapes)
     expected = torch.tensor([[0.5 + 1 / 150, 0.5 - 1 / 100], [0.5 + 1 / 75, 0.5 - 1 / 50]])
-    torch.testing.assert_close(found[0, 0, 0, :, 0], expected)
+    torch.testing.assert_close(result[0, 0, 0, :, 0], expected)
 
 
 def test_with_a_box_the_last_point_reaches_its_border():
     box = torch.tensor([0.3, 0.6, 0.2, 0.4]).expand(1, 1, 1, 4)
     star = initial_offsets(8, 1, 4)[None, None]
-    found = sampling_locations(box, star, [(13, 17)])
-    torch.testing.assert_close(found[0, 0, 0, 0, 3], torch.tensor([0.4, 0.6]))  # east side
-    torch.testing.assert_close(found[0, 0, 6, 0, 3], torch.tensor([0.3, 0.4]))  # north side
+    result = sampling_locations(box, star, [(13, 17)])
+    torch.testing.assert_close(result[0, 0, 0, 0, 3], torch.tensor([0.4, 0.6]))  # east side
+    torch.testing.assert_close(result[0, 0, 6, 0, 3], torch.tensor([0.3, 0.4]))  # north side
 
 
 def test_references_of_three_numbers_are_refused():
@@ -79,15 +79,15 @@ def test_references_of_three_numbers_are_refused():
         sampling_locations(torch.rand(1, 1, 1, 3), torch.rand(1, 1, 1, 1, 1, 2), [(2, 3)])
 
 
-def test_valid_ratios_and_pixel_centres_of_a_padded_picture():
+def test_valid_ratios_and_reference_points_of_a_padded_image():
     wide, narrow = torch.ones(2, 4, 10, dtype=bool), torch.ones(2, 2, 5, dtype=bool)
     wide[0, :, :] = narrow[0, :, :] = False
-    wide[1, :3, :6] = narrow[1, :2, :3] = False  # the second picture fills a part
+    wide[1, :3, :6] = narrow[1, :2, :3] = False  # the second image fills a part
     ratios = valid_ratios([wide, narrow])
     expected = torch.tensor([[[1, 1], [1, 1]], [[0.6, 0.75], [0.6, 1.0]]])
     torch.testing.assert_close(ratios, expected)
 
-    centres = pixel_centres([(4, 10), (2, 5)], ratios)
+    centres = encoder_reference_points([(4, 10), (2, 5)], ratios)
     assert centres.shape == (2, 50, 2, 2)
     token = 2 * 10 + 3  # row 2, column 3 of the fine level
     own = torch.tensor([3.5 / 10, 2.5 / 4])
@@ -141,7 +141,7 @@ def test_the_backward_by_hand_is_autograds():
                 torch.testing.assert_close(by_hand, auto, rtol=0, atol=1e-12)
 
 
-def test_the_backward_at_a_pixel_centre_looks_right_and_down():
+def test_the_backward_at_a_pixel_centre_is_that_to_the_right_and_below():
     _, grad_x, grad_y = bilinear_sample_backward(MAP, *at(0.25, 0.25), torch.ones(1).double())
     assert grad_x.item() == pytest.approx(2 * 10)  # W * (20 - 10)
     assert grad_y.item() == pytest.approx(2 * 20)
@@ -154,9 +154,9 @@ def test_aggregation_sums_levels_and_points_and_keeps_heads_apart():
     generator = torch.Generator().manual_seed(5)
     samples = torch.randn(2, 3, 5, 2, 11, 7, generator=generator, dtype=torch.float64)
     weights = torch.rand(2, 3, 5, 2, 11, generator=generator, dtype=torch.float64)
-    found = aggregate(samples, weights)
-    assert found.shape == (2, 3, 35)
+    result = aggregate(samples, weights)
+    assert result.shape == (2, 3, 35)
     by_hand = sum(
         weights[1, 2, 4, l, p] * samples[1, 2, 4, l, p, 6] for l in range(2) for p in range(11)
     )
-    torch.testing.assert_close(found[1, 2, 4 * 7 + 6], by_hand)
+    torch.testing.assert_close(result[1, 2, 4 * 7 + 6], by_hand)

@@ -1,4 +1,4 @@
-"""A small COCO behind a real HTTP server on this machine, which fails when it is told to."""
+"""A small COCO behind a real HTTP server on this machine, which fails on request."""
 
 import io
 import json
@@ -24,7 +24,7 @@ CATEGORIES = {1: "person", 10: "traffic light", 18: "dog"}
 
 
 def small_coco(train: int = 90, val: int = 40) -> dict[str, bytes]:
-    """{path: content} of a made-up COCO: JPEG noise, and boxes with polygons anywhere in it."""
+    """{path: content} of a synthetic COCO: JPEG noise, and boxes with polygons anywhere in it."""
     rng = np.random.default_rng(3)
     files, annotations = {}, {}
     for split, first, count in (("train2017", 1000, train), ("val2017", 9000, val)):
@@ -32,60 +32,73 @@ def small_coco(train: int = 90, val: int = 40) -> dict[str, bytes]:
         for image_id in range(first, first + 7 * count, 7):
             width, height = rng.integers(23, 61, size=2).tolist()
             name = f"{image_id:012d}.jpg"
-            picture, content = (
-                rng.integers(256, size=(height, width, 3), dtype=np.uint8),
-                io.BytesIO(),
-            )
-            Image.fromarray(picture).save(content, "JPEG")
+            pixels = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "JPEG")
             files[f"{split}/{name}"] = content.getvalue()
-            images.append({
-                "id": image_id, "file_name": name, "width": width, "height": height,
-                "license": int(rng.choice([1, 4, 5, 7])), "flickr_url": f"http://flickr/{image_id}",
-            })  # fmt: skip
-            # Persons are everywhere, dogs are rare, and some pictures are empty.
+            images.append(
+                {
+                    "id": image_id,
+                    "file_name": name,
+                    "width": width,
+                    "height": height,
+                    "license": int(rng.choice([1, 4, 5, 7])),
+                    "flickr_url": f"http://flickr/{image_id}",
+                }
+            )
+            # Persons are everywhere, dogs are rare, and some images are empty.
             for category in rng.choice([1, 1, 1, 1, 10, 18], size=rng.integers(0, 5)):
                 x, y = rng.uniform(0, 9, size=2).round(2).tolist()
-                objects.append({
-                    "id": len(objects) + 1, "image_id": image_id, "category_id": int(category),
-                    "bbox": [x, y, 11.5, 7.25], "area": 60.0, "iscrowd": int(rng.random() < 0.1),
-                    "segmentation": [[x, y, x + 11.5, y, x, y + 7.25]],
-                })  # fmt: skip
+                objects.append(
+                    {
+                        "id": len(objects) + 1,
+                        "image_id": image_id,
+                        "category_id": int(category),
+                        "bbox": [x, y, 11.5, 7.25],
+                        "area": 60.0,
+                        "iscrowd": int(rng.random() < 0.1),
+                        "segmentation": [[x, y, x + 11.5, y, x, y + 7.25]],
+                    }
+                )
         # COCO itself has two boxes like this one.
         objects.append({**objects[0], "id": len(objects) + 1, "bbox": [3, 4, 5, 0]})
         annotations[f"annotations/instances_{split}.json"] = {
-            "info": {}, "licenses": LICENSES, "images": images, "annotations": objects,
+            "info": {},
+            "licenses": LICENSES,
+            "images": images,
+            "annotations": objects,
             "categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()],
-        }  # fmt: skip
+        }
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
-        zipped.writestr("annotations/captions_train2017.json", rng.bytes(20_000))  # not wanted
+        zipped.writestr("annotations/captions_train2017.json", rng.bytes(20_000))  # not needed
         for name, content in annotations.items():
             zipped.writestr(name, json.dumps(content))
     return {**files, ARCHIVE: archive.getvalue()}
 
 
 class CocoServer(ThreadingHTTPServer):
-    """Serves files, the n-th time (from 0) that a path is asked for with the fault(path, n) if any.
+    """Serves files; the n-th request (from 0) for a path fails as `fault(path, n)` says, if at all.
 
-    Faults: "500", "503", "404", "cut" (half of what was promised), "slow" (nothing for a second),
-    "text" (a page that is no picture), "size" (a picture of another size), "broken" (a picture that
-    ends half-way, and was promised so), "closed" (the connection, before an answer), "trickle" (a
-    byte at a time, sooner than a timeout would notice).
-    Attributes: `asked` (path -> how often), `sent` (bytes).
+    Faults: "500", "503", "404", "cut" (half of the announced length), "slow" (nothing for a
+    second), "text" (a page that is not an image), "size" (an image of another size), "broken" (an
+    image that ends half-way, of that length), "closed" (the connection, before an answer),
+    "trickle" (one byte at a time, too fast for a timeout).
+    Attributes: `asked` (path -> number of requests), `faults` (fault -> number), `sent` (bytes).
     """
 
     daemon_threads = True
 
-    def __init__(self, files, fault=lambda path, n: None, ranges=True, pause=0.0):
+    def __init__(self, files, fault=lambda path, n: None, ranges=True):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.fault, self.ranges, self.pause = files, fault, ranges, pause
+        self.files, self.fault, self.ranges = files, fault, ranges
         self.asked, self.sent, self.faults = Counter(), 0, Counter()
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def handle_error(self, request, client_address):
-        pass  # whoever asked has gone; a test may well kill it
+        pass  # the client is gone; a test may have killed it
 
     def __enter__(self):
         return self
@@ -103,7 +116,6 @@ class Handler(BaseHTTPRequestHandler):
             server.asked[path] += 1
             fault = server.fault(path, n)
             server.faults[fault] += 1
-        time.sleep(server.pause)
         content = server.files.get(path)
         if fault == "closed":
             return
@@ -113,9 +125,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(int(fault or 404))
             return
         status, headers = 200, {}
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if wanted and server.ranges:
-            first, last = int(wanted[1]), min(int(wanted[2]), len(content) - 1)
+        requested = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if requested and server.ranges:
+            first, last = int(requested[1]), min(int(requested[2]), len(content) - 1)
             status = 206
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content = content[first : last + 1]
@@ -143,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def one_in_five(path: str, n: int) -> str | None:
-    """A fault for 20% of all answers, of every kind, whatever the order they come in."""
+    """A fault of any kind for 20% of all requests, independent of their order."""
     chance = random.Random(f"{path} {n}z")
     kinds = ["500", "503", "404", "cut", "slow", "text", "size", "broken", "closed"]
     return chance.choice(kinds) if chance.random() < 0.2 else None

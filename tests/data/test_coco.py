@@ -1,4 +1,4 @@
-"""COCO's format: right data is read right, wrong data is refused with a sentence that helps."""
+"""COCO's format: valid data is read correctly, an error is reported with a remedy."""
 
 import contextlib
 import io
@@ -13,19 +13,21 @@ from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from torchvision import tv_tensors
 
-from ddetr_edu.data import CocoDetection, DataError, write_shapes
+from ddetr_edu.data.annotations import DataError
+from ddetr_edu.data.coco import CocoDetection
+from ddetr_edu.data.shapes import write_shapes
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "coco-mini"
 
 needs_coco_mini = pytest.mark.skipif(
-    not COCO_MINI.is_dir(), reason=f"the real COCO pictures are not at {COCO_MINI}"
+    not COCO_MINI.is_dir(), reason=f"the real COCO images are not at {COCO_MINI}"
 )
 
 H, W = 37, 53
 
 
 def example() -> dict:
-    """Three pictures: two objects and a crowd; none; one object. Ids with gaps, out of order."""
+    """Three images: two objects and a crowd; none; one object. Ids with gaps, out of order."""
     return {
         "images": [
             {"id": 30, "file_name": "c.png", "width": W, "height": H},
@@ -82,7 +84,7 @@ def perfect_detections(dataset) -> list[dict]:
     return detections
 
 
-# Right data --------------------------------------------------------------------------------------
+# Valid data --------------------------------------------------------------------------------------
 
 
 def test_items(tmp_path):
@@ -100,7 +102,7 @@ def test_items(tmp_path):
     assert target["image_id"] == 7 and target["size"] == (H, W)
 
 
-def test_a_picture_without_object_is_an_item(tmp_path):
+def test_an_image_without_object_is_an_item(tmp_path):
     _, target = CocoDetection(write(tmp_path, example()), "train")[1]
     assert target["boxes"].shape == (0, 4) and target["boxes"].dtype == torch.float32
     assert target["labels"].shape == (0,) and target["labels"].dtype == torch.int64
@@ -125,7 +127,7 @@ def test_perfect_detections_score_1(tmp_path, first_id):
     assert average_precision(dataset.ground_truth(), perfect_detections(dataset)[1:]) < 1.0
 
 
-def test_first_counts_pictures_with_an_object(tmp_path):
+def test_first_counts_images_with_an_object(tmp_path):
     data = example()
     data["annotations"].append({"id": 1, "image_id": 11, "category_id": 4, "bbox": [0, 0, 9, 9]})
     data["annotations"][-1]["iscrowd"] = 1  # a crowd alone does not count
@@ -136,7 +138,7 @@ def test_first_counts_pictures_with_an_object(tmp_path):
     assert sorted(truth.imgs) == [7, 30] and len(truth.anns) == 4
     assert average_precision(truth, perfect_detections(first)) == 1.0
     assert len(dataset) == 3
-    with pytest.raises(DataError, match="2 pictures with an object.*ask for 1 to 2"):
+    with pytest.raises(DataError, match="2 images with an object.*ask for 1 to 2"):
         dataset.first(3)
 
 
@@ -149,14 +151,14 @@ def test_transforms_see_image_and_target(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     root = write(tmp_path, example())
-    picture = Image.fromarray(pixels()).convert(mode)
+    original = Image.fromarray(pixels()).convert(mode)
     suffix = "TIFF" if mode == "CMYK" else "PNG"
-    picture.save(root / "train" / "a.png", format=suffix)
+    original.save(root / "train" / "a.png", format=suffix)
     image, _ = CocoDetection(root, "train")[0]
     assert image.shape == (3, H, W) and image.dtype == torch.uint8
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(picture.convert("RGB")))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(original.convert("RGB")))
 
 
 def test_exif_orientation_is_not_applied(tmp_path):
@@ -192,12 +194,11 @@ def test_a_split_is_found_by_its_beginning(tmp_path):
     assert CocoDetection(tmp_path, "train").folder == tmp_path / "train2017"
     assert CocoDetection(tmp_path, "val2017").folder == tmp_path / "val2017"
     write(tmp_path, example(), "train")
-    assert (
-        CocoDetection(tmp_path, "train").folder == tmp_path / "train"
-    )  # its very name comes first
+    # A split of exactly that name comes first.
+    assert CocoDetection(tmp_path, "train").folder == tmp_path / "train"
 
 
-# Wrong data --------------------------------------------------------------------------------------
+# Invalid data ------------------------------------------------------------------------------------
 
 
 def test_missing_folder(tmp_path):
@@ -220,15 +221,13 @@ def test_no_split_at_all(tmp_path):
         CocoDetection(tmp_path, "val")
 
 
-def test_missing_picture_folder(tmp_path):
+def test_missing_image_folder(tmp_path):
     (write(tmp_path, example()) / "train").rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        DataError, match=r"instances_train.json wants its pictures in .*train, which"
-    ):
+    with pytest.raises(DataError, match=r"instances_train.json needs its images in .*train, which"):
         CocoDetection(tmp_path, "train")
 
 
-def test_missing_picture(tmp_path):
+def test_missing_image(tmp_path):
     (write(tmp_path, example()) / "train" / "b.png").unlink()
     with pytest.raises(DataError, match=r"image 11 names .*b\.png, which does not exist; add"):
         CocoDetection(tmp_path, "train")
@@ -282,13 +281,13 @@ WRONG_BOXES = [
     ([1, 2, 0, 4], "of no width or height"),
     ([1, 2, 3, 0.0], "of no width or height"),
     ([5, 2, -3, 4], "of no width or height"),
-    ([-1, 2, 8, 4], "which leaves its picture of 53 x 37 pixels"),
-    ([1, -1.5, 8, 4], "which leaves its picture"),
-    ([W - 7, 2, 8, 4], "which leaves its picture"),
-    ([1, H - 3, 8, 4.0], "which leaves its picture"),
-    ([W + 0.1, 2, 0.5, 4], "which leaves its picture"),  # overshoots little, but all of it
-    ([1, -0.6, 3, 0.6], "which leaves its picture"),
-    ([200, 200, 8, 4], "which leaves its picture"),
+    ([-1, 2, 8, 4], "which leaves its image of 53 x 37 pixels"),
+    ([1, -1.5, 8, 4], "which leaves its image"),
+    ([W - 7, 2, 8, 4], "which leaves its image"),
+    ([1, H - 3, 8, 4.0], "which leaves its image"),
+    ([W + 0.1, 2, 0.5, 4], "which leaves its image"),  # overshoots little, but all of it
+    ([1, -0.6, 3, 0.6], "which leaves its image"),
+    ([200, 200, 8, 4], "which leaves its image"),
 ]
 
 
@@ -311,20 +310,20 @@ def test_wrong_boxes(tmp_path, box, message, crowd):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
-def test_unreadable_picture(tmp_path, damage):
-    picture = write(tmp_path, example()) / "train" / "a.png"
-    content = picture.read_bytes()
-    damaged = {"truncated": content[: len(content) // 2], "text": b"not a picture", "empty": b""}
-    picture.write_bytes(damaged[damage])
+def test_unreadable_image(tmp_path, damage):
+    image = write(tmp_path, example()) / "train" / "a.png"
+    content = image.read_bytes()
+    damaged = {"truncated": content[: len(content) // 2], "text": b"not an image", "empty": b""}
+    image.write_bytes(damaged[damage])
     dataset = CocoDetection(tmp_path, "train")
-    with pytest.raises(DataError, match=r"a\.png cannot be read as a picture \(.*\); copy it anew"):
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.*\); copy it again"):
         dataset[0]
     dataset[1]  # its neighbour is fine
 
 
-def test_picture_of_another_size(tmp_path):
-    picture = write(tmp_path, example()) / "train" / "a.png"
-    Image.new("RGB", (H, W)).save(picture)
+def test_image_of_another_size(tmp_path):
+    image = write(tmp_path, example()) / "train" / "a.png"
+    Image.new("RGB", (H, W)).save(image)
     with pytest.raises(
         DataError, match=r"a\.png is 37 x 53 pixels, but its annotations say 53 x 37"
     ):
@@ -358,11 +357,11 @@ def test_real_coco(split, images, boxes):
     assert average_precision(truth, perfect_detections(dataset)) == pytest.approx(1.0)
 
 
-def test_sizes_are_known_without_opening_a_picture(tmp_path):
+def test_sizes_are_known_without_opening_an_image(tmp_path):
     write_shapes(tmp_path, "train", 3, seed=2)
     dataset = CocoDetection(tmp_path, "train")
     expected = [tuple(dataset[i][0].shape[1:]) for i in range(3)]
-    for picture in (tmp_path / "train").iterdir():
-        picture.write_bytes(b"")
+    for image in (tmp_path / "train").iterdir():
+        image.write_bytes(b"")
     assert dataset.sizes() == expected and len(set(expected)) == 3
     assert dataset.first(2).sizes() == expected[:2]

@@ -1,4 +1,4 @@
-"""Scenes are repeatable, in bounds, tightly boxed and visible; files and memory say the same."""
+"""Scenes are reproducible, in bounds, tightly boxed and visible, on disk as in memory."""
 
 import hashlib
 import json
@@ -12,17 +12,12 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from ddetr_edu.data import (
-    CATEGORIES,
-    CocoDetection,
-    DataError,
-    Shapes,
-    draw_scene,
-    shapes,
-    write_shapes,
-    write_shapes_set,
-)
 from ddetr_edu.data import scenes as drawing
+from ddetr_edu.data import shapes
+from ddetr_edu.data.annotations import DataError
+from ddetr_edu.data.coco import CocoDetection
+from ddetr_edu.data.scenes import CATEGORIES, draw_scene
+from ddetr_edu.data.shapes import Shapes, write_shapes, write_shapes_set
 
 SHAPES_MINI = Path(__file__).parents[2] / "data" / "shapes-mini"
 SCENES = 150
@@ -46,7 +41,7 @@ def overlap(a, b):
 
 
 def alone(scene):
-    """Indices of the boxes that keep 3 px of distance to all others."""
+    """Indices of the boxes that are at least 3 px away from all others."""
     grown = scene.boxes + [-3, -3, 3, 3]
     n = len(grown)
     return [
@@ -55,14 +50,14 @@ def alone(scene):
 
 
 def background(index):
-    """The picture before anything was painted on it."""
+    """The image before anything was painted on it."""
     rng = np.random.default_rng([11, index])
     height, width = rng.integers(160, 225, size=2)
     return drawing._background(rng, height, width).astype(int)
 
 
-def paint_in_picture(scene, index, i):
-    """What was painted in and around box i of a scene, found by comparing with the background.
+def paint_in_image(scene, index, i):
+    """What was painted in and around box i of a scene, by comparison with the background.
 
     Returns the coverage (h, w) and the contrast (h, w) of the paint to the background, for pixels
     from 3 px before the box, and the (x, y) of the first of them.
@@ -93,7 +88,7 @@ def test_a_scene_depends_on_seed_and_index_only(scenes):
 
 def test_a_scene_is_the_same_in_a_fresh_process(scenes):
     program = (
-        "import hashlib; from ddetr_edu.data import draw_scene; s = draw_scene(11, 3);"
+        "import hashlib; from ddetr_edu.data.scenes import draw_scene; s = draw_scene(11, 3);"
         "print(hashlib.sha256(s.image.tobytes() + s.boxes.tobytes()).hexdigest())"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -144,22 +139,22 @@ def test_boxes_overlap_by_at_most_30_percent_and_some_do(scenes):
 
 
 def test_boxes_are_tight_around_what_is_drawn(scenes):
-    seen = set()
+    labels = set()
     for index, scene in enumerate(scenes):
         for i in alone(scene):
-            coverage, _, (left, top) = paint_in_picture(scene, index, i)
+            coverage, _, (left, top) = paint_in_image(scene, index, i)
             inside = coverage > 0.5
             y, x = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
             drawn = [left + x[0], top + y[0], left + x[-1] + 1, top + y[-1] + 1]
             assert np.abs(drawn - scene.boxes[i]).max() <= 1
-            seen.add(int(scene.labels[i]))
-    assert seen == set(CATEGORIES)
+            labels.add(int(scene.labels[i]))
+    assert labels == set(CATEGORIES)
 
 
 def test_shapes_stand_out_from_every_pixel_under_and_around_them(scenes):
     for index, scene in enumerate(scenes):
         for i in alone(scene):
-            coverage, contrast, _ = paint_in_picture(scene, index, i)
+            coverage, contrast, _ = paint_in_image(scene, index, i)
             near = np.pad(coverage > 0, 1)
             near = np.logical_or.reduce(
                 [np.roll(near, (dy, dx), axis=(0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -180,7 +175,7 @@ def test_edges_are_smooth():
     assert drawing._paint(np.random.default_rng(0), window, distance)
     brightest = window.max(axis=2) / window.max()
     assert len(np.unique(brightest)) > 4
-    assert brightest.sum() == pytest.approx(np.pi * 36, rel=0.01)  # the area survives
+    assert brightest.sum() == pytest.approx(np.pi * 36, rel=0.01)  # the area is preserved
 
 
 @pytest.mark.parametrize(
@@ -218,7 +213,7 @@ def test_shapes_is_a_data_set_of_the_scenes():
         dataset[5]
 
 
-def test_endless_shapes_cost_nothing_until_asked():
+def test_a_huge_data_set_costs_nothing_until_read():
     dataset = Shapes(10**9, seed=0)
     assert len(dataset) == 10**9
     assert dataset[10**9 - 1][1]["image_id"] == 10**9
@@ -240,7 +235,7 @@ def assert_same_target(a, b):
     assert (a["image_id"], a["size"]) == (b["image_id"], b["size"])
 
 
-def test_written_is_in_memory(tmp_path):
+def test_files_and_memory_are_the_same(tmp_path):
     write_shapes(tmp_path, "tiny", count=7, seed=5)
     files, memory = CocoDetection(tmp_path, "tiny"), Shapes(7, seed=5)
     assert files.categories == memory.categories == CATEGORIES
@@ -253,19 +248,19 @@ def test_written_is_in_memory(tmp_path):
     assert on_disk["categories"] == drawn["categories"]
 
 
-def test_writing_refuses_to_overwrite(tmp_path):
+def test_writing_does_not_overwrite(tmp_path):
     write_shapes(tmp_path, "val", count=1, seed=0)
     before = (tmp_path / "annotations" / "instances_val.json").read_bytes()
     with pytest.raises(FileExistsError, match="already has a split 'val'; choose another folder"):
         write_shapes(tmp_path, "val", count=2, seed=1)
     with pytest.raises(FileExistsError, match="already has a split 'val'"):
         write_shapes_set(tmp_path, train=1, val=1)
-    assert not (tmp_path / "train").exists()  # refused before anything was written
+    assert not (tmp_path / "train").exists()  # checked before anything was written
     assert (tmp_path / "annotations" / "instances_val.json").read_bytes() == before
 
 
-def test_writing_no_picture_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="val was to have 0 pictures; ask for at least 1"):
+def test_writing_no_image_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="0 images were asked for in val; ask for at least 1"):
         write_shapes(tmp_path, "val", count=0, seed=0)
 
 
@@ -284,7 +279,7 @@ def test_an_interrupted_write_leaves_nothing_and_can_be_repeated(tmp_path, monke
     assert len(CocoDetection(tmp_path, "train")) == 4
 
 
-def test_shapes_mini_is_what_the_program_makes(tmp_path):
+def test_shapes_mini_is_what_the_program_writes(tmp_path):
     write_shapes_set(tmp_path)
     for split, count in (("train", 96), ("val", 32)):
         made, kept = (
@@ -306,13 +301,13 @@ def test_shapes_mini_is_small_and_its_splits_differ():
     files = [p for p in SHAPES_MINI.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 1_500_000
     train, val = (Shapes(n, s) for n, s in ((96, 0), (32, shapes.VAL_SEED_OFFSET)))
-    pictures = [image.numpy().tobytes() for dataset in (train, val) for image, _ in dataset]
-    assert len(set(pictures)) == 128
+    images = [image.numpy().tobytes() for dataset in (train, val) for image, _ in dataset]
+    assert len(set(images)) == 128
     for split in ("train", "val"):
         labels = torch.cat([target["labels"] for _, target in CocoDetection(SHAPES_MINI, split)])
         assert set(labels.tolist()) == set(CATEGORIES)
 
 
-def test_category_ids_are_cocos():
+def test_category_ids_count_from_1():
     assert list(CATEGORIES) == [1, 2, 3, 4, 5, 6]
     assert list(CATEGORIES.values()) == ["circle", "square", "triangle", "star", "ring", "cross"]

@@ -1,19 +1,19 @@
-"""Mirroring and cutting move boxes with the picture; a batch is lists."""
+"""Flips and crops move the boxes together with the image."""
 
 import torch
 from torchvision import tv_tensors
 from torchvision.ops import box_area
 
-from ddetr_edu.data import Shapes, collate, light_augmentation, official_augmentation
-from ddetr_edu.data.transforms import RandomPart
+from ddetr_edu.data.shapes import Shapes
+from ddetr_edu.data.transforms import RandomSizeCrop, light_augmentation, official_augmentation
 
 
-def test_light_augmentation_mirrors_picture_and_boxes_or_neither():
+def test_light_augmentation_flips_image_and_boxes_or_neither():
     dataset, augment = Shapes(1, seed=2), light_augmentation()
     image, target = dataset[0]
     width = image.shape[2]
-    mirrored = target["boxes"].clone()
-    mirrored[:, [0, 2]] = width - target["boxes"][:, [2, 0]]
+    flipped_boxes = target["boxes"].clone()
+    flipped_boxes[:, [0, 2]] = width - target["boxes"][:, [2, 0]]
     torch.manual_seed(0)
     flips = 0
     for _ in range(40):
@@ -21,25 +21,25 @@ def test_light_augmentation_mirrors_picture_and_boxes_or_neither():
         flipped = not torch.equal(image_, image)
         flips += flipped
         assert torch.equal(image_, image.flip(2) if flipped else image)
-        assert torch.equal(target_["boxes"], mirrored if flipped else target["boxes"])
+        assert torch.equal(target_["boxes"], flipped_boxes if flipped else target["boxes"])
         assert torch.equal(target_["labels"], target["labels"])
         assert (target_["image_id"], target_["size"]) == (target["image_id"], target["size"])
     assert 10 <= flips <= 30
 
 
-def test_a_part_shows_what_was_there():
-    """Each pixel says where it comes from, and so does each box."""
+def test_a_crop_shows_what_was_there():
+    """The value of each pixel says where it comes from."""
     rows, columns = torch.meshgrid(torch.arange(71), torch.arange(97), indexing="ij")
     image = tv_tensors.Image(torch.stack([rows, columns, 0 * rows]).to(torch.uint8))
     boxes = tv_tensors.BoundingBoxes([[10.0, 20, 90, 61]], format="XYXY", canvas_size=(71, 97))
     torch.manual_seed(0)
     shapes = set()
     for _ in range(40):
-        part, target = RandomPart(31, 83)(image, {"boxes": boxes, "labels": torch.tensor([5])})
-        _, height, width = part.shape
-        top, left = part[:2, 0, 0].tolist()
+        crop, target = RandomSizeCrop(31, 83)(image, {"boxes": boxes, "labels": torch.tensor([5])})
+        _, height, width = crop.shape
+        top, left = crop[:2, 0, 0].tolist()
         shapes.add((height, width))
-        assert torch.equal(part, image[:, top : top + height, left : left + width])
+        assert torch.equal(crop, image[:, top : top + height, left : left + width])
         (x1, y1, x2, y2) = target["boxes"][0].tolist()
         assert (x1, y1) == (min(max(10 - left, 0), width), min(max(20 - top, 0), height))
         assert (x2, y2) == (min(max(90 - left, 0), width), min(max(61 - top, 0), height))
@@ -48,7 +48,7 @@ def test_a_part_shows_what_was_there():
     assert 31 <= min(widths) < 40 and 75 < max(widths) <= 83
 
 
-def test_official_augmentation_keeps_boxes_that_can_be_learned():
+def test_official_augmentation_keeps_boxes_inside_the_image():
     augment, shapes, counts = official_augmentation(), [], []
     dataset = Shapes(12, seed=3)
     torch.manual_seed(0)
@@ -66,31 +66,22 @@ def test_official_augmentation_keeps_boxes_that_can_be_learned():
             counts.append(len(boxes) - before[1])
             if image.shape != before[0]:
                 assert min(image.shape[1:]) >= 384 and max(image.shape[1:]) <= 600
-    assert 14 <= sum(shapes) <= 34  # every second one is left whole
+    assert 14 <= sum(shapes) <= 34  # about half of them are not cropped
     assert max(counts) == 0 and min(counts) < 0
 
 
-def test_a_picture_may_end_up_without_a_box():
+def test_an_image_may_end_up_without_a_box():
     image, target = Shapes(1, seed=3)[0]
     target["boxes"] = tv_tensors.wrap(target["boxes"][:0], like=target["boxes"])
     target["labels"] = target["labels"][:0]
     torch.manual_seed(0)
     for _ in range(4):
-        _, cut = official_augmentation()(image, target)
-        assert cut["boxes"].shape == (0, 4) and cut["labels"].shape == (0,)
+        _, cropped = official_augmentation()(image, target)
+        assert cropped["boxes"].shape == (0, 4) and cropped["labels"].shape == (0,)
 
 
-def test_data_sets_apply_transforms_to_picture_and_boxes():
+def test_data_sets_apply_transforms_to_image_and_boxes():
     always = Shapes(3, seed=2, transforms=lambda image, target: (image.flip(2), target["labels"]))
     plain = Shapes(3, seed=2)
     for (image, labels), (image_, target) in zip(always.first(2), plain.first(2), strict=True):
         assert torch.equal(image, image_.flip(2)) and torch.equal(labels, target["labels"])
-
-
-def test_collate_keeps_pictures_of_different_size():
-    dataset = Shapes(3, seed=2)
-    images, targets = next(iter(torch.utils.data.DataLoader(dataset, 3, collate_fn=collate)))
-    assert isinstance(images, list) and isinstance(targets, list)
-    assert len({image.shape for image in images}) == 3
-    assert [t["image_id"] for t in targets] == [1, 2, 3]
-    assert all(torch.equal(t["boxes"], dataset[i][1]["boxes"]) for i, t in enumerate(targets))

@@ -1,13 +1,16 @@
-"""Our DETR gives what Hugging Face's gives, with the same weights, both ways."""
+"""Our DETR against Hugging Face's with the same parameters, converted in both directions."""
 
 import pytest
 import torch
 
-from ddetr_edu.detector import DETR, DETRConfig
-from ddetr_edu.training import Detector, detection_losses, load
-from ddetr_edu.training.huggingface import save_huggingface
-from ddetr_edu.training.keys_detr import from_huggingface, to_huggingface
-from ddetr_edu.training.official import save_official
+from ddetr_edu.checkpoints.detr_names import from_huggingface, to_huggingface
+from ddetr_edu.checkpoints.huggingface import save_huggingface
+from ddetr_edu.checkpoints.io import load
+from ddetr_edu.checkpoints.official import save_official
+from ddetr_edu.detector import Detector
+from ddetr_edu.losses.criterion import detection_losses
+from ddetr_edu.models.config import DETRConfig
+from ddetr_edu.models.detr import DETR
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("timm")  # its ResNets have the keys of torchvision's
@@ -18,16 +21,24 @@ SIZES = dict(d_model=48, n_heads=3, n_encoder_layers=2, n_decoder_layers=3, d_ff
 
 
 def theirs_and_ours(dilation: bool = False):
-    """Two models with the same random weights, every one of them shaken, in evaluation mode."""
+    """Two models with the same random parameters, in evaluation mode."""
     torch.manual_seed(3)
     name = "resnet50" if dilation else "resnet18"  # only bottlenecks can dilate
     theirs = transformers.DetrForObjectDetection(
         transformers.DetrConfig(
-            backbone=name, dilation=dilation, num_labels=5, num_queries=11, d_model=48,
-            encoder_layers=2, encoder_attention_heads=3, encoder_ffn_dim=37,
-            decoder_layers=3, decoder_attention_heads=3, decoder_ffn_dim=37,
+            backbone=name,
+            dilation=dilation,
+            num_labels=5,
+            num_queries=11,
+            d_model=48,
+            encoder_layers=2,
+            encoder_attention_heads=3,
+            encoder_ffn_dim=37,
+            decoder_layers=3,
+            decoder_attention_heads=3,
+            decoder_ffn_dim=37,
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         for key, value in theirs.state_dict().items():
             if key.endswith("running_var"):
@@ -47,7 +58,7 @@ def models():
 
 
 def padded_batch(dtype):
-    """Two pictures of different shapes, neither square, in one batch."""
+    """Two images of different shapes, neither square, in one batch."""
     images = torch.randn(2, 3, 101, 149, generator=torch.Generator().manual_seed(5), dtype=dtype)
     mask = torch.ones(2, 101, 149, dtype=torch.bool)
     mask[0, :101, :67] = False
@@ -60,19 +71,19 @@ def difference(theirs, ours, dtype) -> float:
     with torch.no_grad():
         expected = theirs.to(dtype)(images, pixel_mask=(~mask).long())
         found = ours.to(dtype)(images, mask)
-    assert expected.logits.std(1).min() > 1e-3  # the queries do say different things
+    assert expected.logits.std(1).min() > 1e-3  # the queries do differ
     return max(
         (expected.logits - found.logits).abs().max().item(),
         (expected.pred_boxes - found.boxes).abs().max().item(),
     )
 
 
-@pytest.mark.parametrize("dtype, most", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-def test_the_same_answers_on_a_padded_batch(models, dtype, most):
-    assert difference(*models, dtype) <= most
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+def test_the_same_predictions_on_a_padded_batch(models, dtype, bound):
+    assert difference(*models, dtype) <= bound
 
 
-def test_the_same_answers_with_dilation():
+def test_the_same_predictions_with_dilation():
     assert difference(*theirs_and_ours(dilation=True), torch.float64) <= 1e-9
 
 
@@ -85,7 +96,7 @@ def test_the_comparison_would_notice(models, mistake, monkeypatch):
         state = {swapped(key): value for key, value in state.items()}
     ours.load_state_dict(state)
     if mistake == "half a pixel":
-        from ddetr_edu.detector import detr
+        from ddetr_edu.models import detr
 
         sine = detr.sine_position
         monkeypatch.setattr(detr, "sine_position", lambda m, c, shift, dtype: sine(m, c, 0.5))
@@ -99,7 +110,7 @@ def test_the_comparison_would_notice(models, mistake, monkeypatch):
 
 
 def swapped(key: str) -> str:
-    """The norms after self-attention and after cross-attention, the one for the other."""
+    """The key with the norms after self-attention and after cross-attention exchanged."""
     names = {"self_attn_norm": "cross_attn_norm", "cross_attn_norm": "self_attn_norm"}
     part = next((part for part in key.split(".") if part in names), None)
     return key.replace(part, names[part]) if part and key.startswith("decoder") else key
@@ -133,10 +144,12 @@ def test_the_same_losses(models):
     images, mask = padded_batch(torch.float32)
     g = torch.Generator().manual_seed(2)
     targets = [
-        {"labels": torch.randint(5, (n,), generator=g),
-         "boxes": 0.2 + 0.3 * torch.rand(n, 4, generator=g)}
+        {
+            "labels": torch.randint(5, (n,), generator=g),
+            "boxes": 0.2 + 0.3 * torch.rand(n, 4, generator=g),
+        }
         for n in (4, 2)
-    ]  # fmt: skip
+    ]
     with torch.no_grad():
         labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
         expected = theirs(images, pixel_mask=(~mask).long(), labels=labels).loss_dict
@@ -154,10 +167,10 @@ def test_a_folder_of_theirs_is_loaded_and_written_back(models, tmp_path):
     assert list(detector.categories.values()) == list(theirs.config.id2label.values())
     assert difference(theirs, detector.model, torch.float32) <= 1e-4
     save_huggingface(tmp_path / "back", detector)
-    back, told = transformers.DetrForObjectDetection.from_pretrained(
+    back, info = transformers.DetrForObjectDetection.from_pretrained(
         tmp_path / "back", output_loading_info=True
     )
-    assert not any(told.values()), told
+    assert not any(info.values()), info
     for name, values in theirs.state_dict().items():
         assert torch.equal(back.state_dict()[name], values), name
 

@@ -6,25 +6,34 @@ import pytest
 import torch
 from torchvision.ops import box_convert
 
-from ddetr_edu.data import Shapes
 from ddetr_edu.data.coco import coco_ground_truth
 from ddetr_edu.data.scenes import CATEGORIES
-from ddetr_edu.detector import DeformableDETR, DeformableDETRConfig, PictureSize, to_floats
-from ddetr_edu.training import Detector, evaluate
+from ddetr_edu.data.shapes import Shapes
+from ddetr_edu.detector import Detector
+from ddetr_edu.evaluation.coco_metrics import evaluate
+from ddetr_edu.models.config import DeformableDETRConfig, ResizeConfig
+from ddetr_edu.models.deformable_detr import DeformableDETR
+from ddetr_edu.models.preprocessing import to_floats
 
 
 @pytest.fixture
 def detector():
     torch.manual_seed(0)
     config = DeformableDETRConfig.preset(
-        "tiny", num_classes=6, d_model=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=2,
-        d_ffn=64, n_queries=20,
-    )  # fmt: skip
-    return Detector(DeformableDETR(config), CATEGORIES, PictureSize(64, 96))
+        "tiny",
+        num_classes=6,
+        d_model=64,
+        n_heads=2,
+        n_encoder_layers=1,
+        n_decoder_layers=2,
+        d_ffn=64,
+        n_queries=20,
+    )
+    return Detector(DeformableDETR(config), CATEGORIES, ResizeConfig(64, 96))
 
 
 def train_one_epoch(model, optimizer, loader, device, scheduler):
-    """What torchvision's reference train_one_epoch asks of a model, and nothing else."""
+    """What torchvision's reference train_one_epoch requires of a model, and nothing else."""
     model.train()
     totals = []
     for images, targets in loader:
@@ -36,7 +45,7 @@ def train_one_epoch(model, optimizer, loader, device, scheduler):
         with torch.autocast(device.type, enabled=False):
             loss_dict = model(images, targets)
             losses = sum(loss for loss in loss_dict.values())
-        # Over processes they sum each loss by its name, so the values must be scalars.
+        # The reference reduces each loss over the processes by its name: they must be scalars.
         total = sum(loss.detach() for loss in loss_dict.values()).item()
         assert math.isfinite(total)
         optimizer.zero_grad()
@@ -48,7 +57,7 @@ def train_one_epoch(model, optimizer, loader, device, scheduler):
 
 
 class AsFloats(torch.utils.data.Dataset):
-    """The same pictures as torchvision's references give them: floats in [0, 1]."""
+    """A data set with images as in torchvision's references: floats in [0, 1]."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -72,8 +81,8 @@ def test_it_trains_in_torchvisions_loop(detector):
     assert sum(epochs[-1]) < 0.8 * sum(epochs[0])
 
 
-class AgreedWith:
-    """Pictures whose objects are some of what the detector finds there, a little displaced."""
+class DisplacedDetections:
+    """Images whose ground truth is some of the detector's own detections, a little displaced."""
 
     categories = CATEGORIES
 
@@ -98,27 +107,38 @@ class AgreedWith:
 
     def ground_truth(self):
         boxes = [
-            {"image_id": t["image_id"], "category_id": int(label), "bbox": box, "iscrowd": 0,
-             "area": box[2] * box[3]}
+            {
+                "image_id": t["image_id"],
+                "category_id": int(label),
+                "bbox": box,
+                "iscrowd": 0,
+                "area": box[2] * box[3],
+            }
             for _, t in self.samples
             for box, label in zip(
-                box_convert(t["boxes"], "xyxy", "xywh").tolist(), t["labels"], strict=True)
-        ]  # fmt: skip
+                box_convert(t["boxes"], "xyxy", "xywh").tolist(), t["labels"], strict=True
+            )
+        ]
         images = [{"id": i, "width": 89, "height": 71} for i in self.image_ids]
         return coco_ground_truth(images, boxes, self.categories)
 
 
-def test_torchmetrics_takes_what_it_finds_and_agrees_with_our_evaluation(detector):
+def test_torchmetrics_takes_its_detections_and_agrees_with_our_evaluation(detector):
     metrics = pytest.importorskip("torchmetrics.detection")
     detector.eval()
-    data = AgreedWith(detector, 3)
+    data = DisplacedDetections(detector, 3)
     with torch.no_grad():
         found = detector([image for image, _ in data])
     metric = metrics.MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
     metric.update(found, [target for _, target in data])
     theirs = metric.compute()
-    ours, _ = evaluate(detector, data, batch=3, progress=False)
+    ours, _ = evaluate(detector, data, batch_size=3, show_progress=False)
     assert 0.05 < ours["AP"] < 0.95
-    for name, their_name in (("AP", "map"), ("AP50", "map_50"), ("AP75", "map_75"),
-                             ("AR1", "mar_1"), ("AR100", "mar_100")):  # fmt: skip
+    for name, their_name in (
+        ("AP", "map"),
+        ("AP50", "map_50"),
+        ("AP75", "map_75"),
+        ("AR1", "mar_1"),
+        ("AR100", "mar_100"),
+    ):
         assert theirs[their_name].item() == pytest.approx(ours[name], abs=1e-6), name

@@ -1,38 +1,51 @@
-"""The training loop: what it leaves behind, and how it ends when something goes wrong."""
+"""The training loop: what it writes, and how it ends when something goes wrong."""
 
 import json
 import math
+import multiprocessing
 import re
 import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from ddetr_edu.data import CocoDetection, DataError
-from ddetr_edu.detector import PictureSize
-from ddetr_edu.training import NonFiniteLoss, TrainConfig, load, prepare, train
+from ddetr_edu.checkpoints.io import load
+from ddetr_edu.data.annotations import DataError
+from ddetr_edu.data.coco import CocoDetection
+from ddetr_edu.evaluation.coco_metrics import METRICS
+from ddetr_edu.models.config import ResizeConfig
+from ddetr_edu.training import clock as clock_module
+from ddetr_edu.training import loop, prepare
 from ddetr_edu.training.clock import Clock
-from ddetr_edu.training.evaluate import METRICS
-from ddetr_edu.training.learner import Learner
-from ddetr_edu.training.optim import OptimConfig, build_optimizer
-from ddetr_edu.training.stopping import stop_requests
+from ddetr_edu.training.config import OptimConfig, TrainConfig
+from ddetr_edu.training.loop import train
+from ddetr_edu.training.optim import build_optimizer
+from ddetr_edu.training.signals import stop_requests
+from ddetr_edu.training.trainer import NonFiniteLoss, Trainer
 
-SIZE = PictureSize(64, 96)
+SIZE = ResizeConfig(64, 96)
 
 
 def log_of(config):
     return [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_everything_it_promises(config, capsys):
+def test_a_run_writes_all_its_files(config, capsys):
     config = config(steps=11, eval_every=4)
     metrics = train(config)
     assert tuple(metrics) == METRICS
-    names = ["best.pt", "checkpoint-0000008.pt", "checkpoint.pt", "config.json", "curves.png",
-             "metrics.jsonl"]  # fmt: skip
+    names = [
+        "best.pt",
+        "checkpoint-0000008.pt",
+        "checkpoint.pt",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+    ]
     assert sorted(p.name for p in config.out.iterdir()) == names
     assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -40,67 +53,76 @@ def test_a_run_leaves_everything_it_promises(config, capsys):
     losses = [line for line in log if "loss" in line]
     assert [line["step"] for line in losses] == [1, 10]
     for line in losses:
-        assert {"step", "minutes", "loss", "loss_label", "loss_l1", "loss_giou", "rate",
-                "gradient_norm"} == set(line)  # fmt: skip
+        assert {
+            "step",
+            "minutes",
+            "loss",
+            "loss_label",
+            "loss_l1",
+            "loss_giou",
+            "lr",
+            "gradient_norm",
+        } == set(line)
         parts = line["loss_label"] + line["loss_l1"] + line["loss_giou"]
-        assert 0 < parts < line["loss"]  # which counts the earlier layers, too
+        assert 0 < parts < line["loss"]  # which includes the earlier layers
     evaluations = [line for line in log if "AP" in line]
     assert [line["step"] for line in evaluations] == [4, 8, 11]
     assert evaluations[-1]["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
 
     saved = json.loads((config.out / "config.json").read_text())
-    assert saved["steps"] == 11 and saved["size.short_side"] == 64 and saved["size.long_side"] == 96
+    assert saved["steps"] == 11 and saved["image_size.short_side"] == 64
+    assert saved["image_size.long_side"] == 96
     assert saved["optim.lr"] is None and saved["out"] == str(config.out)
 
     detector = load(config.out / "checkpoint.pt")
-    assert detector.size == SIZE and detector.categories[1] == "circle"
+    assert detector.resize == SIZE and detector.categories[1] == "circle"
     printed = capsys.readouterr().out
-    assert "5 pictures to learn from, 3 to evaluate on" in printed
+    assert "5 training images, 3 validation images" in printed
     assert "Average Precision" in printed and "done after 11 steps" in printed
 
 
-def weights_of(config):
+def parameters_of(config):
     train(config)
     return load(config.out / "checkpoint.pt").model.state_dict()
 
 
-def test_the_same_seed_gives_the_same_weights(config, tmp_path):
-    first = weights_of(config())
-    again = weights_of(config(out=tmp_path / "again"))
+def test_the_same_seed_gives_the_same_parameters(config, tmp_path):
+    first = parameters_of(config())
+    again = parameters_of(config(out=tmp_path / "again"))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    other = weights_of(config(out=tmp_path / "other", seed=1))
+    other = parameters_of(config(out=tmp_path / "other", seed=1))
     assert not torch.equal(first["level_embedding"], other["level_embedding"])
 
 
-def test_each_step_draws_other_random_numbers(config, monkeypatch):
-    real, drawn = Learner.step, []
+def test_each_step_draws_different_random_numbers(config, monkeypatch):
+    real, drawn = loop.train_step, []
 
-    def spy(self, batches, step, progress):
+    def spy(trainer, batches, step, progress):
         drawn.append(torch.rand(3).tolist())
-        return real(self, batches, step, progress)
+        return real(trainer, batches, step, progress)
 
-    monkeypatch.setattr(Learner, "step", spy)
+    monkeypatch.setattr(loop, "train_step", spy)
     train(config())
     train(config(seed=1))
     assert len(drawn) == 6 and len({tuple(numbers) for numbers in drawn}) == 6
 
 
 def test_evaluating_in_between_does_not_change_the_training(config, tmp_path):
-    first = weights_of(config())
-    again = weights_of(config(out=tmp_path / "again", eval_every=1))
+    first = parameters_of(config())
+    again = parameters_of(config(out=tmp_path / "again", eval_every=1))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_every_trainable_weight_moves(config, build):
+def test_every_trainable_parameter_changes(config, build):
     config = config(steps=4, optim=OptimConfig(warmup_steps=1))
     torch.manual_seed(config.seed)
     before = prepare.build_detector(config, {n: str(n) for n in range(1, 7)}).model
-    after = weights_of(config)
-    still = {n for n, p in before.named_parameters() if torch.equal(p, after[n])}
-    assert still == set()
+    after = parameters_of(config)
+    unchanged = {n for n, p in before.named_parameters() if torch.equal(p, after[n])}
+    assert unchanged == set()
 
 
-def test_options_of_the_model_and_of_training_arrive(config):
+def test_options_reach_the_model_and_the_training(config):
     names = {n: str(n) for n in range(1, 4)}
     usual = prepare.build_detector(config(), names)
     assert usual.denoising is None and usual.model.config.look_forward == "once"
@@ -109,50 +131,50 @@ def test_options_of_the_model_and_of_training_arrive(config):
     assert detector.model.state_dict().keys() == usual.model.state_dict().keys()
     preset = config(preset="tiny_two_stage")
     assert prepare.build_detector(preset, names).model.config.look_forward == "twice"
-    asked = replace(preset, look_forward="once")
-    assert prepare.build_detector(asked, names).model.config.look_forward == "once"
+    given = replace(preset, look_forward="once")
+    assert prepare.build_detector(given, names).model.config.look_forward == "once"
     optimizer = build_optimizer(detector, OptimConfig().filled("fast"))
-    learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert all(id(p) in learning for p in detector.denoising.parameters())
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in trained for p in detector.denoising.parameters())
 
 
-def test_a_nan_loss_names_the_pictures_and_keeps_the_last_checkpoint(config, monkeypatch):
+def test_a_nan_loss_names_the_images_and_keeps_the_last_checkpoint(config, monkeypatch):
     config = config(steps=9, eval_every=2)
-    real, ids = Learner.losses, []
+    real, ids = Trainer.losses, []
 
-    def poisoned(self, images, targets):
-        losses = real(self, images, targets)
+    def poisoned(self, images, targets, *counts):
+        losses = real(self, images, targets, *counts)
         ids.append([target["image_id"] for target in targets])
-        poisoned.learner = self
+        poisoned.trainer = self
         if len(ids) == 3:
             poisoned.before = {n: p.clone() for n, p in self.detector.named_parameters()}
             losses["loss_l1"] = losses["loss_l1"] * math.nan
         return losses
 
-    monkeypatch.setattr(Learner, "losses", poisoned)
+    monkeypatch.setattr(Trainer, "losses", poisoned)
     with pytest.raises(NonFiniteLoss, match="at step 3 the loss is nan") as raised:
         train(config)
     assert f"ids {ids[2][0]}, {ids[2][1]};" in str(raised.value)
     assert "\n" not in str(raised.value)
-    after = poisoned.learner.detector.named_parameters()
+    after = poisoned.trainer.detector.named_parameters()
     assert all(torch.equal(p, poisoned.before[n]) for n, p in after)
     assert torch.load(config.out / "checkpoint.pt", weights_only=True)["step"] == 2
     load(config.out / "checkpoint.pt")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_asked_to_stop_it_saves_and_says_how_to_go_on(config, monkeypatch, name):
+def test_stopped_by_a_signal_it_saves_and_says_how_to_resume(config, monkeypatch, name):
     config = config(steps=50)
-    real = Learner.step
+    real = loop.train_step
 
-    def interrupted(self, batches, step, progress):
+    def interrupted(trainer, batches, step, progress):
         if step == 4:
             signal.raise_signal(getattr(signal, name))
-        return real(self, batches, step, progress)
+        return real(trainer, batches, step, progress)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(Learner, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="stopped after 4 steps .* with --resume goes on"):
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 4 steps .* with --resume continues"):
         train(config)
     assert torch.load(config.out / "checkpoint.pt", weights_only=True)["step"] == 4
     assert load(config.out / "checkpoint.pt")
@@ -160,79 +182,92 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(config, monkeypatch, name)
 
 
 def test_a_second_ctrl_c_stops_at_once():
-    with pytest.raises(KeyboardInterrupt), stop_requests() as asked:
+    with pytest.raises(KeyboardInterrupt), stop_requests() as stop_requested:
         signal.raise_signal(signal.SIGINT)
-        assert asked.is_set()
+        assert stop_requested.is_set()
         signal.raise_signal(signal.SIGINT)
-        pytest.fail("it went on")
+        pytest.fail("it continued")
 
 
-def test_two_pictures_are_learned(config):
-    """Fifty steps on the same two pictures take the loss to less than half."""
+def test_an_unexpected_error_leaves_no_worker_behind(config, monkeypatch):
+    """A worker ignores SIGTERM, so the program would wait for it for ever."""
+
+    def broken(*arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(loop, "train_step", broken)
+    with pytest.raises(RuntimeError, match="a bug") as error:
+        train(config(workers=1))
+    assert error.tb is not None  # its frames are still alive
+    assert multiprocessing.active_children() == []
+
+
+def test_two_images_are_overfitted(config):
+    """Fifty steps on the same two images take the loss to less than half."""
     config = config(overfit=2, steps=50, optim=OptimConfig(warmup_steps=5), eval_every=60)
     train(config)
     losses = [line["loss"] for line in log_of(config) if "loss" in line]
     assert len(losses) == 6 and losses[-1] < 0.5 * losses[0]
 
 
-def test_a_fresh_run_keeps_the_one_before(config, capsys):
+def test_a_new_run_keeps_the_previous_one(config, capsys):
     train(config(steps=1))
     first = (config().out / "checkpoint.pt").read_bytes()
     train(config(steps=2))
     previous = config().out / "previous"
     assert (previous / "checkpoint.pt").read_bytes() == first
     assert json.loads((previous / "config.json").read_text())["steps"] == 1
-    assert "holds an earlier run; it is now in" in capsys.readouterr().out
+    assert "contained an earlier run, which is now in" in capsys.readouterr().out
     assert not list(config().out.glob("checkpoint-*"))
 
 
-def test_after_ten_steps_it_says_how_long_it_will_take(config, capsys):
+def test_after_eleven_steps_it_estimates_the_remaining_time(config, capsys):
     train(config(steps=12, optim=OptimConfig(warmup_steps=3)))
-    said = capsys.readouterr().out
-    assert re.search(r"\d\.\d\d s a step, \d\.\d GiB of memory, 0\.0 minutes to go", said)
-    assert "12 steps (6 times through the pictures), batch 2" in said
-    assert "cpu with 1 thread in fp32, no worker preparing batches" in said
+    printed = capsys.readouterr().out
+    assert re.search(r"\d+\.\d\d s per step, \d+\.\d GiB of memory, \d+\.\d minutes left", printed)
+    assert "12 steps (6 epochs), batch size 2" in printed
+    assert "cpu with 1 thread, fp32, no data loading workers" in printed
 
 
 # Data -------------------------------------------------------------------------------------------
 
 
-def test_generated_scenes_come_in_order_and_differ_from_those_evaluated_on(config):
+def test_generated_scenes_come_in_order_and_differ_from_the_validation_scenes(config):
     config = config(data="shapes")
     training, validation = prepare.open_datasets(config)
-    assert len(training) == prepare.ENDLESS and len(validation) == 200
+    assert len(training) == prepare.GENERATED_IMAGES and len(validation) == 200
     assert training.seed != validation.seed
-    first = next(prepare.build_schedule(config, training).batches_from(3))
-    places = [place for place, _ in first]
-    wide = {w > h for h, w in map(training.size, places)}
-    assert len(wide) == 1 and max(places) < 40 and len(set(places)) == 2
+    first = next(prepare.build_sampler(config, training).batches_from(3))
+    indices = [sample.image for sample in first]
+    landscape = {w > h for h, w in map(training.size, indices)}
+    assert len(landscape) == 1 and max(indices) < 40 and len(set(indices)) == 2
 
 
 def test_a_batch_is_no_larger_than_the_set(config):
     dataset = CocoDetection(config().data, "train")
-    assert prepare.build_schedule(config(batch=99), dataset).batch == 5
-    assert prepare.build_schedule(config(batch=99, accumulate=2), dataset).batch == 2
-    with pytest.raises(ValueError, match="a step takes 6 pictures .*--accumulate 6.* there are 5"):
-        prepare.build_schedule(config(batch=1, accumulate=6), dataset)
+    assert prepare.build_sampler(config(batch_size=99), dataset).batch_size == 5
+    assert prepare.build_sampler(config(batch_size=99, grad_accum_steps=2), dataset).batch_size == 2
+    with pytest.raises(ValueError, match="a step takes 6 .*--grad-accum-steps 6.* there are 5"):
+        prepare.build_sampler(config(batch_size=1, grad_accum_steps=6), dataset)
 
 
-def test_epochs_are_passes_over_the_pictures(config):
-    schedule = prepare.build_schedule(config(), CocoDetection(config().data, "train"))
-    assert schedule.steps_per_pass == 2  # five pictures, two at a time
+def test_epochs_are_converted_to_steps(config):
+    sampler = prepare.build_sampler(config(), CocoDetection(config().data, "train"))
+    assert sampler.steps_per_epoch == 2  # five images, two at a time
     for epochs, steps in ((3, 6), (0.5, 1), (0.1, 1)):
-        assert prepare.count_steps(config(epochs=epochs, steps=None), schedule) == steps
-    assert prepare.count_steps(config(minutes=1, steps=None), schedule) is None
+        assert prepare.count_steps(config(epochs=epochs, steps=None), sampler) == steps
+    assert prepare.count_steps(config(minutes=1, steps=None), sampler) is None
 
 
-def test_training_mirrors_pictures_and_learning_by_heart_does_not(config):
+def test_training_flips_images_and_overfitting_does_not(config):
     training, validation = prepare.open_datasets(config())
     assert isinstance(training.transforms, v2.RandomHorizontalFlip)
-    cut, _ = prepare.open_datasets(config(augmentation="official"))
-    assert "RandomPart" in str(cut.transforms)
+    official, _ = prepare.open_datasets(config(augmentation="official"))
+    assert "RandomSizeCrop" in str(official.transforms)
     assert validation.transforms is None
     assert training.folder.name == "train" and validation.folder.name == "val"
-    by_heart, same = prepare.open_datasets(config(overfit=3))
-    assert same is by_heart and by_heart.transforms is None and len(by_heart) == 3
+    few, same = prepare.open_datasets(config(overfit=3))
+    assert same is few and few.transforms is None and len(few) == 3
     scenes, same = prepare.open_datasets(config(data="shapes", overfit=3))
     assert same is scenes and len(scenes) == 3
 
@@ -245,31 +280,31 @@ def test_training_mirrors_pictures_and_learning_by_heart_does_not(config):
     [
         (dict(), "give --minutes or --steps"),
         (dict(minutes=1, steps=2), "only one of them"),
-        (dict(epochs=1), "generated scenes have no end"),
+        (dict(epochs=1), "generated scenes are endless"),
         (dict(epochs=0, data="x"), "--epochs is 0"),
-        (dict(steps=1, accumulate=0), "--accumulate is 0"),
+        (dict(steps=1, grad_accum_steps=0), "--grad-accum-steps is 0"),
         (dict(steps=1, save_every=0), "--save-every is 0"),
         (dict(steps=1, workers=-1), "--workers is -1"),
-        (dict(steps=1, keep=-2), "--keep is -2"),
+        (dict(steps=1, keep_checkpoints=-2), "--keep-checkpoints is -2"),
         (dict(steps=1, ema=1.0), "--ema is 1.0"),
         (dict(steps=1, seed=10**6), "--seed is 1000000"),
         (dict(steps=0), "--steps is 0"),
         (dict(minutes=-1), "--minutes is -1"),
-        (dict(steps=1, batch=0), "--batch is 0"),
+        (dict(steps=1, batch_size=0), "--batch-size is 0"),
         (dict(steps=1, overfit=0), "--overfit is 0"),
         (dict(steps=1, eval_every=0), "--eval-every is 0"),
         (dict(steps=1, denoising=-1), "--denoising is -1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(values, message):
+def test_invalid_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**values)
 
 
-def test_the_clock_stands_still_while_paused(monkeypatch):
+def test_the_clock_stops_while_paused(monkeypatch):
     now, cpu = [1000.0], torch.device("cpu")
-    monkeypatch.setattr("ddetr_edu.training.clock.time.monotonic", lambda: now[0])
-    clock = Clock(minutes=10, steps=None)
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock = Clock(max_minutes=10, max_steps=None)
     now[0] += 120
     with clock.paused():
         now[0] += 5000
@@ -284,12 +319,12 @@ def test_the_clock_stands_still_while_paused(monkeypatch):
     now[0] += 60
     clock.tick(cpu)
     assert clock.step == 71 and clock.minutes == pytest.approx(3)
-    steps = Clock(minutes=None, steps=8)
+    steps = Clock(max_minutes=None, max_steps=8)
     steps.start(step=2)
     assert steps.progress == 0.25 and steps.minutes_left(30) == 3
 
 
-def test_validation_pictures_of_another_kind_are_noticed_before_training(
+def test_unknown_categories_of_validation_images_are_noticed_before_training(
     config, shapes_folder, tmp_path, monkeypatch
 ):
     shutil.copytree(shapes_folder, tmp_path / "data")
@@ -297,7 +332,7 @@ def test_validation_pictures_of_another_kind_are_noticed_before_training(
     data = json.loads(file.read_text())
     data["categories"].append({"id": 77, "name": "comb"})
     file.write_text(json.dumps(data))
-    monkeypatch.setattr(Learner, "step", lambda *a: pytest.fail("it trained"))
+    monkeypatch.setattr(loop, "train_step", lambda *a: pytest.fail("it trained"))
     with pytest.raises(ValueError, match=r"category 77 \(comb\)"):
         train(config(data=str(tmp_path / "data")))
 
@@ -309,12 +344,12 @@ def test_a_missing_data_set_is_named_and_nothing_is_written(config, tmp_path):
     assert not config.out.exists()
 
 
-def test_more_pictures_to_overfit_than_there_are(config):
-    with pytest.raises(DataError, match="5 pictures with an object, so the first 9"):
+def test_more_images_to_overfit_than_there_are_is_refused(config):
+    with pytest.raises(DataError, match="5 images with an object, so the first 9"):
         train(config(overfit=9))
 
 
-def test_a_device_that_is_not_there_is_named(config):
+def test_a_device_that_is_not_available_is_named(config):
     for name in ("abacus", "cuda:99"):
         with pytest.raises(ValueError, match=f'device "{name}" cannot be used') as refused:
             train(config(device=name))
@@ -322,21 +357,29 @@ def test_a_device_that_is_not_there_is_named(config):
     assert prepare.pick_device("cpu").type == "cpu"
 
 
-def test_imagenet_weights_need_a_resnet(config):
+def test_imagenet_parameters_need_a_resnet(config):
     with pytest.raises(ValueError, match="preset tiny has none"):
         train(config(imagenet=True))
 
 
-def test_imagenet_weights_are_loaded_where_asked_for(config, monkeypatch):
+def test_imagenet_parameters_are_loaded_on_request(config, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        "ddetr_edu.detector.backbone.ResNetBackbone.load_imagenet", lambda self: loaded.append(1)
+        "ddetr_edu.models.backbone.ResNetBackbone.load_imagenet", lambda self: loaded.append(1)
     )
     monkeypatch.setitem(
-        prepare.PRESETS, "r18",
-        dict(backbone="resnet18", d_model=32, n_heads=2, n_encoder_layers=0, n_decoder_layers=1,
-             d_ffn=8, n_queries=3),
-    )  # fmt: skip
+        prepare.PRESETS,
+        "r18",
+        dict(
+            backbone="resnet18",
+            d_model=32,
+            n_heads=2,
+            n_encoder_layers=0,
+            n_decoder_layers=1,
+            d_ffn=8,
+            n_queries=3,
+        ),
+    )
     detector = prepare.build_detector(config(preset="r18", imagenet=True), {4: "a"})
     assert loaded == [1] and detector.model.config.num_classes == 1
     prepare.build_detector(config(preset="r18"), {4: "a"})

@@ -1,4 +1,4 @@
-"""Runs that are killed, by the program that does so twenty times; here a few times only."""
+"""Runs that are killed and resumed, by the benchmark that does so many times; here only a few."""
 
 import runpy
 from dataclasses import replace
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ddetr_edu.training.learner import Learner
+from ddetr_edu.training import loop
+from ddetr_edu.training.trainer import Trainer
 
 PROGRAM = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/resume.py"))
 
@@ -14,7 +15,7 @@ PROGRAM = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/resume.py")
 @pytest.fixture
 def short(config):
     return replace(
-        PROGRAM["CONFIG"], data=config().data, steps=9, eval_every=6, save_every=2, batch=2
+        PROGRAM["CONFIG"], data=config().data, steps=9, eval_every=6, save_every=2, batch_size=2
     )
 
 
@@ -25,34 +26,24 @@ def test_killed_and_resumed_gives_the_same_to_the_last_bit(short, tmp_path, proc
 
 
 def test_the_program_notices_a_run_that_is_not_the_same(short, tmp_path, monkeypatch):
-    measure = PROGRAM["finish"]
-    out = [replace(short, out=tmp_path / name) for name in ("a", "b")]
-    measure(out[0], 1)
-    real = Learner.restore
-    monkeypatch.setattr(
-        Learner, "restore",
-        lambda self, model, state: real(self, model, {**state, "optimizer": fresh(self)}),
-    )  # fmt: skip
-    assert stop_in_the_middle(out[1])
-    measure(replace(out[1], resume=True), 1)
-    prints = [PROGRAM["fingerprint"](config.out) for config in out]
+    finish = PROGRAM["finish"]
+    whole, resumed = (replace(short, out=tmp_path / name) for name in ("whole", "resumed"))
+    finish(whole, 1)
+    real_step, real_restore = loop.train_step, Trainer.restore
+
+    def stopped(trainer, batches, step, progress):
+        if step == 5:
+            raise RuntimeError("the power fails")
+        return real_step(trainer, batches, step, progress)
+
+    def incomplete(self, model, state):
+        real_restore(self, model, {**state, "optimizer": self.optimizer.state_dict()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopped)  # the forked process inherits it
+        with pytest.raises(AssertionError, match="exit codes"):
+            finish(resumed, 1)
+    monkeypatch.setattr(Trainer, "restore", incomplete)
+    finish(replace(resumed, resume=True), 1)
+    prints = [PROGRAM["fingerprint"](config.out) for config in (whole, resumed)]
     assert prints[0] != prints[1]
-
-
-def fresh(learner):
-    return learner.optimizer.state_dict()
-
-
-def stop_in_the_middle(config):
-    """Train until the first checkpoint is there, then kill; tried again if it was too quick."""
-    import time
-
-    for _ in range(5):
-        (process,) = PROGRAM["start"](config, 1)
-        while not (config.out / "checkpoint.pt").exists():
-            time.sleep(0.005)
-        process.kill()
-        process.join()
-        if process.exitcode < 0:
-            return True
-    return False

@@ -29,16 +29,20 @@ def log(tmp_path):
 def test_curves_are_the_numbers_of_the_log(log, tmp_path):
     figure, curves = plot_curves(log(LINES), tmp_path / "curves.png")
     expected = {
-        "loss_label": [(1, 3.0), (10, 2.0), (20, 1.0)], "loss_l1": [(1, 2.0), (10, 1.0), (20, 0.5)],
-        "loss_giou": [(1, 1.5), (10, 1.25), (20, 0.75)], "AP": [(12, 0.125), (21, 0.5)],
+        "loss_label": [(1, 3.0), (10, 2.0), (20, 1.0)],
+        "loss_l1": [(1, 2.0), (10, 1.0), (20, 0.5)],
+        "loss_giou": [(1, 1.5), (10, 1.25), (20, 0.75)],
+        "AP": [(12, 0.125), (21, 0.5)],
         "AP50": [(12, 0.25), (21, 0.75)],
-    }  # fmt: skip
+    }
     assert set(curves) == set(expected)
     for name, values in expected.items():
         np.testing.assert_array_equal(curves[name], values)
     left, right = figure.axes
-    for axis, drawn in ((left, {"class": "loss_label", "L1": "loss_l1", "GIoU": "loss_giou"}),
-                        (right, {"AP": "AP", "AP50": "AP50"})):  # fmt: skip
+    for axis, drawn in (
+        (left, {"class": "loss_label", "L1": "loss_l1", "GIoU": "loss_giou"}),
+        (right, {"AP": "AP", "AP50": "AP50"}),
+    ):
         lines = {line.get_label(): line.get_xydata() for line in axis.lines}
         assert set(lines) == set(drawn)
         for label, name in drawn.items():
@@ -47,7 +51,7 @@ def test_curves_are_the_numbers_of_the_log(log, tmp_path):
 
 
 @pytest.mark.parametrize("lines", [[], LINES[:1], LINES[2:3]])
-def test_a_log_that_has_only_begun_can_be_drawn(log, tmp_path, lines):
+def test_a_short_log_can_be_drawn(log, tmp_path, lines):
     figure, curves = plot_curves(log(lines), tmp_path / "curves.png")
     assert all(values.ndim == 2 and values.shape[1] == 2 for values in curves.values())
     assert (tmp_path / "curves.png").exists() and len(figure.axes) == 2

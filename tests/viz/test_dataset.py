@@ -1,4 +1,4 @@
-"""The picture of a data set: its bars are the shares of its numbers."""
+"""The figure of a data set: its bars are shares."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,10 @@ SPLITS = {
 
 def test_bars_are_shares():
     figure, drawn = plot_dataset(SPLITS, CATEGORIES, title="a title")
-    assert drawn["train"]["labels"].tolist() == [5, 1]  # the frequent first, the absent not at all
+    assert drawn["train"]["labels"].tolist() == [
+        5,
+        1,
+    ]  # the most frequent first, without the absent one
     assert drawn["train"]["categories"].tolist() == [0.75, 0.25]
     assert drawn["val"]["categories"].tolist() == [0, 1]
     for bars in drawn.values():
@@ -31,7 +34,7 @@ def test_bars_are_shares():
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-def test_at_most_twenty_categories_and_many_objects_in_a_picture():
+def test_at_most_twenty_categories_and_many_objects_per_image():
     labels = np.repeat(np.arange(1, 31), np.arange(1, 31))
     split = {
         "labels": labels,
