@@ -1,13 +1,15 @@
-"""What bounds the C++ kernel: its times beside the least that the memory alone would take.
+"""What limits the C++ kernel: its times compared with those of plain memory traffic.
 
     uv run python benchmarks/bounds.py
 
-Each line is one task on the benchmark's inputs (two pictures of 800 x 1200, 2 px around the
-reference). Caches are emptied before every call, as between the layers of a model. "in hand" means
-that the results are written to memory which the process already has; "new" memory comes from the
-system page by page, as it does for every large tensor that torch makes.
+Each line is one task on the benchmark's inputs (two images of 800 x 1200, locations with a standard
+deviation of 2 px around the reference point). Caches are emptied before every call, as they are
+between the layers of a model. "preallocated" means that results are written to memory which the
+process already has; "newly allocated" memory comes from the system page by page, as it does for
+every large tensor that torch creates. Prints a table; writes benchmarks/results/bounds.json.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -17,15 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddetr_edu.attention import native
-from ddetr_edu.bench import LEVELS, QUERIES, machine, make_inputs
+from ddetr_edu.attention.benchmark import LEVELS, QUERIES, machine, make_inputs
+from ddetr_edu.attention.kernels import cpu
 
 ROUNDS = 15
 _larger_than_any_cache = torch.empty(64 * 2**20)
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Median over some rounds, each with cold caches; the first warms up."""
+    """The median over ROUNDS calls, each with cold caches, after one call to warm up."""
     times = []
     for turn in range(ROUNDS + 1):
         _larger_than_any_cache.fill_(turn)
@@ -36,7 +38,14 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def corner_rows(locations: Tensor) -> Tensor:
-    """Which rows of value.view(N*S*M, D) the points read: one index for each corner inside."""
+    """The rows that bilinear sampling reads: one for each corner that lies inside its level.
+
+    Args:
+        locations: (N, Lq, M, L, P, 2), sampling locations.
+
+    Returns:
+        Indices into value.view(N*S*M, D), in the order of levels and corners.
+    """
     n_images, _, n_heads = locations.shape[:3]
     n_tokens = QUERIES["encoder"]
     image = torch.arange(n_images)[:, None, None, None]
@@ -54,39 +63,40 @@ def corner_rows(locations: Tensor) -> Tensor:
 
 
 def measure(shape: str) -> dict[str, float]:
-    value, levels, locations, weights = make_inputs(2, QUERIES[shape], "near")
-    sides = [side for level in levels for side in level]
-    incoming = torch.ones(*locations.shape[:2], value.shape[2] * value.shape[3])
-    output = torch.empty_like(incoming)
+    """The milliseconds of each task on one shape, "encoder" or "decoder"."""
+    value, levels, locations, weights = make_inputs(2, QUERIES[shape], "gaussian")
+    flat_spatial_shapes = [side for level in levels for side in level]
+    grad_output = torch.ones(*locations.shape[:2], value.shape[2] * value.shape[3])
+    output = torch.empty_like(grad_output)
     gradients = [torch.zeros_like(t) for t in (value, locations, weights)]
-    sizes = native._arguments(value, sides, locations)
+    sizes = cpu.size_arguments(value, flat_spatial_shapes, locations)
 
     def forward(output: Tensor) -> None:
         inputs = (value, locations, weights)
-        native.kernel().forward[value.dtype](*sizes, *addresses(*inputs, output))
+        cpu.loaded_library().forward[value.dtype](*sizes, *addresses(*inputs, output))
 
     def backward(gradients: list[Tensor]) -> None:
-        inputs = (incoming, value, locations, weights)
-        native.kernel().backward[value.dtype](*sizes, *addresses(*inputs, *gradients))
+        inputs = (grad_output, value, locations, weights)
+        cpu.loaded_library().backward[value.dtype](*sizes, *addresses(*inputs, *gradients))
 
-    def fresh() -> list[Tensor]:
+    def new_gradients() -> list[Tensor]:
         return [torch.empty_like(t) for t in (value, locations, weights)]
 
     times = {
-        "forward, in hand": milliseconds(lambda: forward(output)),
-        "forward, new": milliseconds(lambda: forward(torch.empty_like(incoming))),
-        "backward, in hand": milliseconds(lambda: backward(gradients)),
-        "backward, new": milliseconds(lambda: backward(fresh())),
-        "zeros into grad_value, in hand": milliseconds(gradients[0].zero_),
-        "zeros into grad_value, new": milliseconds(lambda: torch.zeros_like(value)),
+        "forward, preallocated": milliseconds(lambda: forward(output)),
+        "forward, newly allocated": milliseconds(lambda: forward(torch.empty_like(grad_output))),
+        "backward, preallocated": milliseconds(lambda: backward(gradients)),
+        "backward, newly allocated": milliseconds(lambda: backward(new_gradients())),
+        "zeroing grad_value, preallocated": milliseconds(gradients[0].zero_),
+        "zeroing grad_value, newly allocated": milliseconds(lambda: torch.zeros_like(value)),
     }
     if shape == "decoder":
         rows, index = value.view(-1, value.shape[-1]), corner_rows(locations)
         gathered = torch.empty(len(index), value.shape[-1])
-        times["copying the rows it reads (index_select)"] = milliseconds(
+        times["gathering the sampled rows (index_select)"] = milliseconds(
             lambda: torch.index_select(rows, 0, index, out=gathered)
         )
-        times["reading all of value once, in order"] = milliseconds(value.sum)
+        times["reading all of value once, sequentially"] = milliseconds(value.sum)
     return times
 
 
@@ -94,11 +104,16 @@ def addresses(*tensors: Tensor) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-if __name__ == "__main__":
-    native.require()
-    results = {"machine": machine()}
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    cpu.require()
+    results: dict[str, dict] = {"machine": machine()}
     for shape in QUERIES:
         results[shape] = measure(shape)
         for task, time_ms in results[shape].items():
             print(f"{shape:8} {task:42} {time_ms:7.2f} ms")
     Path("benchmarks/results/bounds.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

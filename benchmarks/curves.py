@@ -2,17 +2,18 @@
 
     uv run python benchmarks/curves.py [--minutes 10] [--every 2]
 
-All three start from random weights and go through the same loop: the same generated scenes in the
-same order, batch 8, pictures of 192 to 224 px, as many minutes (evaluations not counted), the same
-held-out scenes, COCO's AP. All have the tiny backbone. The two DETRs are learned as `ddetr train`
-does it. So is Faster R-CNN, with its own losses and at the best of the learning rates tried for it;
-its anchors, proposals and heads are made to suit such scenes.
+All three start from random parameters and run through the same loop: the same generated scenes in
+the same order, batches of 8, images of 192 to 224 px, the same training time (evaluations not
+counted), the same held-out scenes, and COCO's AP. All have the tiny backbone. The two DETRs are
+trained as `ddetr train` does it. So is Faster R-CNN, with its own losses and with the best of the
+learning rates tried for it; its anchors, proposals and heads are chosen to suit such scenes.
 
 A method that the JSON already holds for as many minutes is not run again. Writes
 benchmarks/results/curves.json and curves.png.
 """
 
 import argparse
+import functools
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,32 +26,35 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-from ddetr_edu.bench import load, machine
-from ddetr_edu.data import held_out_scenes
-from ddetr_edu.detector import PictureSize, to_floats
-from ddetr_edu.detector.backbone import TinyBackbone
-from ddetr_edu.training import TrainConfig, evaluate
-from ddetr_edu.training.batches import Seeded, open_batches
+from ddetr_edu.attention.benchmark import load_average, machine
+from ddetr_edu.data.loading import DeterministicDataset, open_batches
+from ddetr_edu.data.shapes import held_out_scenes
+from ddetr_edu.evaluation.coco_metrics import evaluate
+from ddetr_edu.models.backbone import TinyBackbone
+from ddetr_edu.models.config import ResizeConfig
+from ddetr_edu.models.preprocessing import to_floats
 from ddetr_edu.training.clock import Clock
-from ddetr_edu.training.learner import Learner
-from ddetr_edu.training.memory import keep_freed_memory
-from ddetr_edu.training.optim import OptimConfig, build_optimizer, set_rate
+from ddetr_edu.training.config import OptimConfig, TrainConfig
+from ddetr_edu.training.loop import train_step
+from ddetr_edu.training.malloc import keep_freed_pages
+from ddetr_edu.training.optim import build_optimizer, set_lr
 from ddetr_edu.training.prepare import (
     build_detector,
-    build_schedule,
+    build_sampler,
     open_datasets,
     pick_optim,
     pick_workers,
 )
+from ddetr_edu.training.trainer import Trainer
 from ddetr_edu.viz.style import COLOURS, NotebookFigure
 
-METHODS = {
+METHODS: dict[str, dict] = {
     "Deformable DETR": dict(preset="tiny_two_stage"),
     "DETR": dict(preset="detr_tiny", optim=OptimConfig(lr=5e-4)),
     # After 120 steps: AP 6.4 with 5e-4, 8.7 with 1e-3, 10.0 with 2e-3.
     "Faster R-CNN": dict(optim=OptimConfig(lr=2e-3)),
 }
-KEPT = ("AP", "AP50", "AP_S", "AP_M", "AP_L")
+METRICS = ("AP", "AP50", "AP_S", "AP_M", "AP_L")
 
 
 class TinyPyramid(nn.Module):
@@ -61,7 +65,7 @@ class TinyPyramid(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = TinyBackbone()
-        # From random weights a pyramid needs norms; ours has them in the same place.
+        # To train from scratch a pyramid needs norms; the DETRs have them in the same position.
         self.pyramid = FeaturePyramidNetwork(
             list(TinyBackbone.channels), self.out_channels, norm_layer=lambda c: nn.GroupNorm(32, c)
         )
@@ -71,16 +75,21 @@ class TinyPyramid(nn.Module):
 
 
 class ShapesFasterRCNN(nn.Module):
-    """torchvision's Faster R-CNN, and the names of its classes.
+    """torchvision's Faster R-CNN, configured for generated scenes.
 
-    Shapes are 8 to 100 px long, and no more than 8 in a picture: anchors of 10 to 100 px, in steps
-    of 1.6, and fewer proposals than for COCO. As in the DETRs, a low score is no reason to leave a
-    detection out. The box head is as much narrower than torchvision's as the backbone is.
+    Shapes are 8 to 100 px long, with at most 8 in an image, so there are anchors of 10 to 100 px,
+    each 1.6 times the one before, and fewer proposals than for COCO. As in the DETRs, detections
+    with low scores are kept. The box head is narrower than torchvision's, in proportion to the
+    backbone.
+
+    Args:
+        categories: The name of each label, from 1; 0 is torchvision's background.
+        size: The size that images are resized to.
     """
 
-    def __init__(self, categories: dict[int, str], size: PictureSize):
+    def __init__(self, categories: dict[int, str], size: ResizeConfig):
         super().__init__()
-        self.categories = categories  # labels 1 to 6; 0 is torchvision's background
+        self.categories = categories
         pyramid = TinyPyramid()
         self.model = FasterRCNN(
             pyramid,
@@ -105,25 +114,36 @@ class ShapesFasterRCNN(nn.Module):
 
 
 def faster_rcnn_step(detector: nn.Module, optim: OptimConfig) -> Callable:
-    """A training step of torchvision's detector, called like `Learner.step`."""
+    """A training step of torchvision's detector, called like `train_step` without its trainer."""
     optimizer = build_optimizer(detector, optim)
 
-    def step(batches: list, number: int, progress: float) -> None:
+    def step_once(batches: list, step: int, progress: float) -> None:
         ((images, targets),) = batches
-        set_rate(optimizer, number, progress, optim)
-        wanted = [
+        set_lr(optimizer, step, progress, optim)
+        plain_targets = [
             {name: t[name].as_subclass(Tensor) for name in ("boxes", "labels")} for t in targets
         ]
         optimizer.zero_grad()
-        sum(detector([to_floats(image) for image in images], wanted).values()).backward()
-        nn.utils.clip_grad_norm_(detector.parameters(), optim.clip)
+        sum(detector([to_floats(image) for image in images], plain_targets).values()).backward()
+        nn.utils.clip_grad_norm_(detector.parameters(), optim.max_grad_norm)
         optimizer.step()
 
-    return step
+    return step_once
 
 
 def run(settings: dict, minutes: float, every: float, n_scenes: int) -> dict:
-    """Train for so many minutes; evaluate each `every` minutes and at the end."""
+    """Train one method, and evaluate it from time to time.
+
+    Args:
+        settings: Those of TrainConfig in which the methods differ.
+        minutes: The training time.
+        every: The minutes between evaluations; another one follows at the end.
+        n_scenes: How many held-out scenes to evaluate on.
+
+    Returns:
+        The training time, the number of trainable parameters, the learning rate, and the metrics
+        of each evaluation.
+    """
     config = TrainConfig(**settings, minutes=minutes, device="cpu")
     training_set, _ = open_datasets(config)
     workers = pick_workers(config)
@@ -131,36 +151,47 @@ def run(settings: dict, minutes: float, every: float, n_scenes: int) -> dict:
     torch.manual_seed(config.seed)
     if config.preset:
         detector = build_detector(config, training_set.categories)
-        step = Learner(detector, pick_optim(config)).step
+        step_once = functools.partial(train_step, Trainer(detector, pick_optim(config)))
     else:
-        detector = ShapesFasterRCNN(training_set.categories, config.size)
-        step = faster_rcnn_step(detector, pick_optim(config))
-    schedule = build_schedule(config, training_set)
-    batches = open_batches(Seeded(training_set, config.seed), schedule.batches_from(0), workers)
+        detector = ShapesFasterRCNN(training_set.categories, config.image_size)
+        step_once = faster_rcnn_step(detector, pick_optim(config))
+    sampler = build_sampler(config, training_set)
+    batches = open_batches(
+        DeterministicDataset(training_set, config.seed), sampler.batches_from(0), workers
+    )
     clock, points = Clock(minutes, None), []
     detector.train()
     clock.start()
     while clock.progress < 1:
-        step([next(batches)], clock.step + 1, clock.progress)
+        step_once([next(batches)], clock.step + 1, clock.progress)
         clock.tick(torch.device("cpu"))
         if clock.minutes >= every * (len(points) + 1) or clock.progress == 1:
             with clock.paused():
-                metrics, _ = evaluate(detector, scenes, config.batch, False, workers)
+                metrics, _ = evaluate(
+                    detector, scenes, config.batch_size, show_progress=False, workers=workers
+                )
             point = {"minutes": round(clock.minutes, 3), "step": clock.step}
-            points.append(point | {name: round(metrics[name], 4) for name in KEPT})
-            print(f"  {clock.minutes:5.1f} minutes, step {clock.step}: AP {metrics['AP']:.3f}, "
-                  f"AP50 {metrics['AP50']:.3f}", flush=True)  # fmt: skip
-    weights = sum(p.numel() for p in detector.parameters() if p.requires_grad)
-    return {"minutes": minutes, "weights": weights, "lr": pick_optim(config).lr, "points": points}
+            points.append(point | {name: round(metrics[name], 4) for name in METRICS})
+            print(
+                f"  {clock.minutes:5.1f} minutes, step {clock.step}: AP {metrics['AP']:.3f}, "
+                f"AP50 {metrics['AP50']:.3f}",
+                flush=True,
+            )
+    return {
+        "minutes": minutes,
+        "n_parameters": sum(p.numel() for p in detector.parameters() if p.requires_grad),
+        "lr": pick_optim(config).lr,
+        "points": points,
+    }
 
 
 def plot(results: dict, path: Path) -> None:
-    """AP of each method as it went, from nothing at minute 0."""
+    """Plot the AP of each method against training time, from 0 at minute 0."""
     figure = NotebookFigure(7, 4)
     axis = figure.subplots()
     best = max(p["AP"] for method in results["methods"].values() for p in method["points"])
-    looks = zip(COLOURS, ("o-", "s--", "^-."), results["methods"].items(), strict=False)
-    for colour, style, (name, method) in looks:
+    styles = zip(COLOURS, ("o-", "s--", "^-."), results["methods"].items(), strict=False)
+    for colour, style, (name, method) in styles:
         points = [(0, 0), *((p["minutes"], 100 * p["AP"]) for p in method["points"])]
         label = f"{name}: {points[-1][1]:.1f} after {method['points'][-1]['step']} steps"
         axis.plot(*zip(*points, strict=True), style, color=colour, label=label)
@@ -182,11 +213,11 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=2, help="minutes between evaluations")
     parser.add_argument("--scenes", type=int, default=200, help="held-out scenes to evaluate on")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--lr", type=float, help="another learning rate, to try it")
+    parser.add_argument("--lr", type=float, help="try this learning rate instead")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/curves"))
     arguments = parser.parse_args()
-    torch.set_flush_denormal(True)  # both as `ddetr train` does
-    keep_freed_memory()
+    torch.set_flush_denormal(True)  # this and the next line are as in `ddetr train`
+    keep_freed_pages()
     out = arguments.out.with_suffix(".json")
     done = json.loads(out.read_text())["methods"] if out.exists() else {}
     done = {name: method for name, method in done.items() if method["minutes"] == arguments.minutes}
@@ -199,7 +230,7 @@ def main() -> None:
         done[name] = run(
             METHODS[name] | changes, arguments.minutes, arguments.every, arguments.scenes
         )
-        results["machine"]["load_after"] = load()
+        results["machine"]["load_after"] = load_average()
         out.write_text(json.dumps(results, indent=1) + "\n")
     plot(results, arguments.out.with_suffix(".png"))
 

@@ -1,14 +1,15 @@
-"""Build, check and measure the CUDA kernel in one go, since time on a GPU is short.
+"""Compile, check and time the CUDA kernels in one go, since time on a GPU is short.
 
     PYTHONPATH=. python benchmarks/gpu.py            # all of it, within --minutes
-    PYTHONPATH=. python benchmarks/gpu.py --check    # correctness alone
+    PYTHONPATH=. python benchmarks/gpu.py --check    # correctness only
 
-Compiles every kernel, compares each type with the definition in 64 bits, runs compute-sanitizer
-where there is one, measures what the memory can do, and then the attention: ours, grid_sample,
-compiled grid_sample and every peer that can be imported take turns. Prints a table and writes
+Compares every dtype with the definition in fp64, measures what the memory can do, and then times
+the attention: our kernel, grid_sample, compiled grid_sample and every peer that can be imported
+take turns. Where compute-sanitizer is installed, it runs at the end. Prints a table and writes
 results/gpu.json after each case, so that nothing is lost when time runs out.
 
-Needs torch and cuda-core, and of this repository only ddetr_edu.attention and ddetr_edu.bench.
+Needs torch and cuda-core, and of this repository only csrc/ and, of ddetr_edu, __init__.py,
+files.py and attention/.
 """
 
 import argparse
@@ -28,65 +29,66 @@ from pathlib import Path
 
 import torch
 
-from ddetr_edu import bench
-from ddetr_edu.attention import cuda, ms_deform_attn
+from ddetr_edu.attention import benchmark as bench
+from ddetr_edu.attention import ms_deform_attn
+from ddetr_edu.attention.kernels import cuda
 
 OUT = Path(__file__).parent / "results" / "gpu.json"
 DEVICE = "cuda"
-REPEATS = 10  # in one graph, so that starting it does not count
-TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Most important first: the time may run out.
+REPEATS = 10  # calls in one CUDA graph, so that launching it does not count
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# The most important first: time may run out.
 CASES = [
-    (shape, places, name)
+    (shape, spread, dtype)
     for shape in ("encoder", "decoder")
-    for places in ("near", "initial", "anywhere")
-    for name in TYPES
+    for spread in ("gaussian", "initial", "uniform")
+    for dtype in DTYPES
 ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only compare with the definition")
-    parser.add_argument("--minutes", type=float, default=8, help="start no case after this long")
-    parser.add_argument("--rounds", type=int, default=15, help="how often each is timed")
-    parser.add_argument("--images", type=int, default=2, help="N")
-    parser.add_argument("--no-sanitizer", action="store_true", help="leave compute-sanitizer out")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--check", action="store_true", help="check correctness only")
+    parser.add_argument("--minutes", type=float, default=8, help="start no case after this time")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each case is timed")
+    parser.add_argument("--images", type=int, default=2, help="the batch size N")
+    parser.add_argument("--no-sanitizer", action="store_true", help="do not run compute-sanitizer")
+    parser.add_argument("--no-compile", action="store_true", help="do not time torch.compile")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     started = time.monotonic()
-    problem = cuda.why_not()
+    problem = cuda.unavailable_reason()
     if problem is not None:
         print(f"nothing to measure: {problem}", file=sys.stderr)
         return 1
 
     results = {"machine": machine()}
-    print(", ".join(f"{name} {what}" for name, what in results["machine"].items()))
+    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
     results["errors"] = {
-        name: check(dtype) for name, dtype in {**TYPES, "fp64": torch.double}.items()
+        name: check(dtype) for name, dtype in {**DTYPES, "fp64": torch.float64}.items()
     }
     for name, errors in results["errors"].items():
         print(
             f"{name}: largest relative errors "
             + ", ".join(f"{w} {e:.1e}" for w, e in errors.items())
         )
-    right = all(
+    correct = all(
         error <= TOLERANCE[name] for name, e in results["errors"].items() for error in e.values()
     )
-    print("correct in every type" if right else "WRONG: an error above is too large")
+    print("correct in every dtype" if correct else "WRONG: an error above is too large")
     if options.check:
-        return 0 if right else 1
-    results["correct"] = right
+        return 0 if correct else 1
+    results["correct"] = correct
 
     results["ceilings"] = attempt("ceilings", ceilings) or {}
     print(", ".join(f"{name} {number:.4g}" for name, number in results["ceilings"].items()))
     results["cases"] = []
     print(HEADINGS)
-    for shape, places, name in CASES:
+    for shape, spread, dtype in CASES:
         if time.monotonic() - started > options.minutes * 60:
-            print(f"out of time before {shape}, {places}, {name}")
+            print(f"out of time before {shape}, {spread}, {dtype}")
             break
-        for case in measure(shape, places, name, options, results["ceilings"]):
+        for case in measure(shape, spread, dtype, options, results["ceilings"]):
             results["cases"].append(case)
             print(row(case))
         write(results, options.out)
@@ -97,11 +99,11 @@ def main() -> int:
         }
         print(f"compute-sanitizer: {results['sanitizers']}")
     write(results, options.out)
-    return 0 if right else 1
+    return 0 if correct else 1
 
 
 def attempt(what: str, work: Callable):
-    """The work's result; or None and a line on why. What is optional must not stop the rest."""
+    """The result of optional work; if it fails, None, and a line that says why."""
     try:
         return work()
     except Exception as error:
@@ -126,16 +128,22 @@ def machine() -> dict:
     }
 
 
-# ---- Correct ----
+# ---- Correctness ----
 
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 1e-3, "bf16": 8e-3}
 
 
 def check(dtype: torch.dtype) -> dict[str, float]:
-    """Errors relative to the largest number, against the definition in 64 bits, on the CPU.
+    """The errors of one dtype, compared with the definition in fp64 on the CPU.
 
-    A level is one pixel, a third of the places lie outside, and none lies next to a pixel centre's
-    row or column, where the slope jumps.
+    One level is a single pixel, a third of the locations lie outside, and none lies next to the row
+    or the column of a pixel centre, where the gradient is discontinuous.
+
+    Args:
+        dtype: Of value and output.
+
+    Returns:
+        The largest errors of output and gradients, each relative to the largest magnitude.
     """
     generator = torch.Generator().manual_seed(0)
     levels = [(7, 9), (3, 2), (1, 1)]
@@ -147,10 +155,10 @@ def check(dtype: torch.dtype) -> dict[str, float]:
         pixels = torch.rand(*points, 2, generator=generator, dtype=torch.float64)
         pixels = (pixels * 1.6 - 0.3) * sizes - 0.5
         pixels = pixels.floor() + 0.05 + 0.9 * (pixels - pixels.floor())
-        coordinates = dtype if dtype == torch.float64 else torch.float32
+        coord_dtype = dtype if dtype == torch.float64 else torch.float32
         value = torch.randn(1, n_tokens, 2, channels, generator=generator, dtype=torch.float64)
-        value, locations = value.to(dtype), ((pixels + 0.5) / sizes).to(coordinates)
-        weights = torch.rand(points, generator=generator).to(coordinates)
+        value, locations = value.to(dtype), ((pixels + 0.5) / sizes).to(coord_dtype)
+        weights = torch.rand(points, generator=generator).to(coord_dtype)
         grad = torch.randn(1, n_queries, 2 * channels, generator=generator).to(dtype)
 
         def run(backend, move, value=value, locations=locations, weights=weights, grad=grad):
@@ -159,15 +167,15 @@ def check(dtype: torch.dtype) -> dict[str, float]:
             return [output.detach(), *torch.autograd.grad(output, inputs, move(grad))]
 
         ours = run("cuda", lambda t: t.to(DEVICE))
-        exact = run("naive", lambda t: t.double())
-        for what, got, wanted in zip(errors, ours, exact, strict=True):
-            error = (got.double().cpu() - wanted).abs().max() / wanted.abs().max()
-            errors[what] = max(errors[what], float(error) if error == error else float("inf"))
+        expected = run("naive", lambda t: t.double())
+        for name, got, reference in zip(errors, ours, expected, strict=True):
+            error = (got.double().cpu() - reference).abs().max() / reference.abs().max()
+            errors[name] = max(errors[name], float(error) if error == error else float("inf"))
     return errors
 
 
 def sanitize(tool: str) -> str:
-    """Run `--check` under compute-sanitizer: "clean", or the end of what it says."""
+    """Run `--check` under compute-sanitizer: "clean", or the end of its output."""
     program = shutil.which("compute-sanitizer")
     if program is None:
         return "no compute-sanitizer on PATH"
@@ -176,15 +184,15 @@ def sanitize(tool: str) -> str:
         capture_output=True,
         text=True,
         timeout=240,
-        # Every tensor in memory of its own, so that a step beyond it is seen.
+        # Every tensor gets its own allocation, so that accesses out of bounds are noticed.
         env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     )
     return "clean" if result.returncode == 0 else (result.stdout + result.stderr)[-1500:]
 
 
-# ---- Ceilings: what the memory can do ----
+# ---- Ceilings: the memory's throughput ----
 
-# A group of 8 lanes adds to, or reads, rows of 32 floats in an order that jumps about.
+# A group of 8 lanes adds to, or reads, rows of 32 floats in a scattered order.
 CEILINGS = r"""
 __device__ unsigned scatter(unsigned x) {
   x ^= x >> 16; x *= 0x7feb352dU; x ^= x >> 15; x *= 0x846ca68bU;
@@ -215,13 +223,13 @@ extern "C" __global__ void reads(const float4* rows, unsigned count, int rounds,
 
 
 def ceilings() -> dict[str, float]:
-    """Copy in TB/s (read and written), reads from the L1 cache in TB/s, atomic adds in G/s."""
+    """The throughput of copies (read and written), of reads from L1, and of atomic adds."""
     from cuda.core import ObjectCode, Program, ProgramOptions
 
     source = torch.empty(2**28, device=DEVICE)
     target = torch.empty_like(source)
     copy = median_ms(lambda: target.copy_(source), 10)
-    found = {"copy_TB_s": 2 * source.nbytes / copy / 1e9}
+    throughput = {"copy_TB_s": 2 * source.nbytes / copy / 1e9}
     program = Program(CEILINGS, "c++", ProgramOptions(arch=cuda.architecture(0), std="c++17"))
     code = ObjectCode.from_cubin(program.compile("cubin").code)
     blocks, threads, rounds = 4096, 256, 64
@@ -229,52 +237,61 @@ def ceilings() -> dict[str, float]:
     def run(name: str, count: int) -> float:
         kernel = code.get_kernel(name)
         numbers = (
-            ctypes.c_void_p(target.data_ptr()), ctypes.c_uint(count), ctypes.c_int(rounds),
+            ctypes.c_void_p(target.data_ptr()),
+            ctypes.c_uint(count),
+            ctypes.c_int(rounds),
             ctypes.c_void_p(source.data_ptr()),
-        )  # fmt: skip
+        )
         parameters = (ctypes.c_void_p * 4)(*(ctypes.addressof(number) for number in numbers))
 
         def launch():
             (status,) = cuda.driver().cuLaunchKernel(
-                int(kernel.handle), blocks, 1, 1, threads, 1, 1, 0,
-                torch.cuda.current_stream().cuda_stream, ctypes.addressof(parameters), 0,
-            )  # fmt: skip
+                int(kernel.handle),
+                *(blocks, 1, 1),
+                *(threads, 1, 1),
+                0,
+                torch.cuda.current_stream().cuda_stream,
+                ctypes.addressof(parameters),
+                0,
+            )
             if status != 0:
                 raise RuntimeError(f"{status!r}")
 
         return median_ms(launch, 10)
 
     numbers = blocks * threads * rounds * 4
-    found["gather_TB_s"] = numbers * 4 / run("reads", 128) / 1e9  # 16 KiB: stays in L1
+    throughput["gather_TB_s"] = numbers * 4 / run("reads", 128) / 1e9  # 16 KiB: stays in L1
     target.zero_()
-    found["adds_G_s"] = numbers / run("adds", 2 * 8 * 19947) / 1e6  # the encoder's gradient
-    return found
+    throughput["adds_G_s"] = numbers / run("adds", 2 * 8 * 19947) / 1e6  # the encoder's gradient
+    return throughput
 
 
-# ---- Fast ----
+# ---- Speed ----
 
 
-def implementations(places: str, name: str, with_compile: bool) -> dict[str, Callable]:
-    """Name -> function of (value, levels, locations, weights), all of which take turns."""
+def implementations(spread: str, dtype: str, with_compile: bool) -> dict[str, Callable]:
+    """Name -> function of (value, levels, locations, weights), for each that is timed."""
     found = {
         "cuda": functools.partial(ms_deform_attn, backend="cuda"),
         "grid_sample": functools.partial(ms_deform_attn, backend="grid_sample"),
     }
-    if with_compile and places == "near" and name in ("fp32", "bf16"):  # each takes a minute
-        found["compiled"] = compiled()
+    # Compiling takes a minute each time.
+    if with_compile and spread == "gaussian" and dtype in ("fp32", "bf16"):
+        found["compiled"] = compiled_grid_sample()
     return {**found, **peers()}
 
 
 @functools.cache
-def compiled() -> Callable:
-    """grid_sample through torch.compile."""
-    torch._dynamo.config.cache_size_limit = 64  # one for each shape and type, with and without grad
+def compiled_grid_sample() -> Callable:
+    """The grid_sample backend under torch.compile."""
+    # One for each shape and dtype, with and without gradients.
+    torch._dynamo.config.cache_size_limit = 64
     return torch.compile(functools.partial(ms_deform_attn, backend="grid_sample"), dynamic=False)
 
 
 @functools.cache
 def peers() -> dict[str, Callable]:
-    """Other implementations, where they can be imported. Each takes what `ms_deform_attn` takes."""
+    """Other implementations that can be imported, with the arguments of `ms_deform_attn`."""
     found = {}
 
     def shapes_and_starts(levels):
@@ -319,17 +336,28 @@ def peers() -> dict[str, Callable]:
     return found
 
 
-def measure(shape: str, places: str, name: str, options, limits: dict) -> list[dict]:
-    """Medians of every implementation and direction on one input; they take turns."""
+def measure(shape: str, spread: str, dtype: str, options, ceilings: dict) -> list[dict]:
+    """Time every implementation and direction on one input; they take turns.
+
+    Args:
+        shape: "encoder" or "decoder".
+        spread: How locations are distributed: "gaussian", "initial" or "uniform".
+        dtype: Of value, a key of DTYPES.
+        options: The arguments of the command line.
+        ceilings: From `ceilings`.
+
+    Returns:
+        An entry of the results' JSON for each implementation and direction.
+    """
     value, levels, locations, weights = bench.make_inputs(
-        options.images, bench.QUERIES[shape], places
+        options.images, bench.QUERIES[shape], spread
     )
-    value = value.to(DEVICE, TYPES[name])
+    value = value.to(DEVICE, DTYPES[dtype])
     locations, weights = locations.to(DEVICE), weights.to(DEVICE)
     works = {}
-    for implementation, function in implementations(places, name, not options.no_compile).items():
+    for implementation, function in implementations(spread, dtype, not options.no_compile).items():
         made = attempt(
-            f"{implementation}, {shape}, {name}",
+            f"{implementation}, {shape}, {dtype}",
             functools.partial(works_of, function, value, levels, locations, weights),
         )
         works |= {(implementation, direction): work for direction, work in (made or {}).items()}
@@ -340,12 +368,12 @@ def measure(shape: str, places: str, name: str, options, limits: dict) -> list[d
             if turn > 0:
                 times[key].append(milliseconds)
     medians = {key: statistics.median(of) for key, of in times.items()}
-    floors = floors_ms(value, locations, limits)
+    bounds = lower_bounds_ms(value, locations, ceilings)
     return [
         {
             "shape": shape,
-            "places": places,
-            "type": name,
+            "locations": spread,
+            "dtype": dtype,
             "implementation": key[0],
             "direction": key[1],
             "median_us": round(median * 1000, 2),
@@ -353,7 +381,7 @@ def measure(shape: str, places: str, name: str, options, limits: dict) -> list[d
             "max_us": round(max(times[key]) * 1000, 2),
             "times_grid_sample": round(medians.get(("grid_sample", key[1]), 0) / median, 2),
             "percent_of_ceiling": {
-                what: round(100 * floor / median) for what, floor in floors[key[1]].items()
+                name: round(100 * bound / median) for name, bound in bounds[key[1]].items()
             },
         }
         for key, median in medians.items()
@@ -361,7 +389,7 @@ def measure(shape: str, places: str, name: str, options, limits: dict) -> list[d
 
 
 def works_of(function: Callable, value, levels, locations, weights) -> dict[str, Callable]:
-    """Direction -> that direction REPEATS times."""
+    """Direction -> a function that runs that direction REPEATS times."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (value, locations, weights)]
 
     def forward():
@@ -376,11 +404,11 @@ def works_of(function: Callable, value, levels, locations, weights) -> dict[str,
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # the backward pass runs on the stream of its forward pass
         output = function(leaves[0], levels, leaves[1], leaves[2])
-        incoming = torch.ones_like(output)
+        grad_output = torch.ones_like(output)
     torch.cuda.synchronize()
 
     def backward():
-        return torch.autograd.grad(output, leaves, incoming, retain_graph=True)
+        return torch.autograd.grad(output, leaves, grad_output, retain_graph=True)
 
     return {
         name: recorded(work, stream)
@@ -389,7 +417,7 @@ def works_of(function: Callable, value, levels, locations, weights) -> dict[str,
 
 
 def recorded(work: Callable, stream: torch.cuda.Stream) -> Callable:
-    """The work REPEATS times, as a graph to be replayed; call by call if it cannot be recorded."""
+    """A function that does the work REPEATS times: a CUDA graph, or a loop if it has none."""
     with torch.cuda.stream(stream):
         for _ in range(3):
             work()
@@ -401,13 +429,13 @@ def recorded(work: Callable, stream: torch.cuda.Stream) -> Callable:
                 work()
     except RuntimeError as error:
         torch.cuda.synchronize()
-        print(f"no graph, called one by one: {str(error).splitlines()[0]}")
+        print(f"no CUDA graph, timed call by call: {str(error).splitlines()[0]}")
         return lambda: [work() for _ in range(REPEATS)]
     return graph.replay
 
 
 def median_ms(work: Callable, repeats: int, warm_up: int = 2) -> float:
-    """Median milliseconds between two events around one run of the work."""
+    """The median milliseconds of the work, between two CUDA events."""
     for _ in range(warm_up):
         work()
     pairs = []
@@ -421,34 +449,49 @@ def median_ms(work: Callable, repeats: int, warm_up: int = 2) -> float:
     return statistics.median(begin.elapsed_time(end) for begin, end in pairs)
 
 
-def floors_ms(value, locations, limits: dict) -> dict[str, dict[str, float]]:
-    """How long each direction would take if one ceiling were all that mattered.
+def lower_bounds_ms(value, locations, ceilings: dict) -> dict[str, dict[str, float]]:
+    """How long each direction would take if it were limited by one ceiling only.
 
-    copy: every input read once and every output written once. gather: four rows for each point out
-    of the L1 cache. adds: four rows for each point added to the gradient.
+    copy: every input is read once and every output written once. gather: four rows for each point
+    are read from the L1 cache. adds: four rows for each point are added to the gradient.
+
+    Args:
+        value: (N, S, M, D).
+        locations: (N, Lq, M, L, P, 2).
+        ceilings: From `ceilings`.
+
+    Returns:
+        Direction -> ceiling -> milliseconds.
     """
     _, _, n_heads, channels = value.shape
     n_images, n_queries = locations.shape[:2]
     output = n_images * n_queries * n_heads * channels * value.element_size()
-    small = locations.nbytes * 3 // 2  # and weights
+    locations_and_weights = locations.nbytes * 3 // 2
     corners = locations.numel() // 2 * 4 * channels
-    read = value.nbytes + small + output
-    seconds = {
+    read = value.nbytes + locations_and_weights + output
+    amounts = {
         "forward": {"copy_TB_s": read, "gather_TB_s": corners * value.element_size()},
-        # the gradient of value is zeroed, added to, and rounded if it has 16 bits
-        "backward": {"copy_TB_s": read + small + 2 * value.numel() * 4, "adds_G_s": corners},
+        # The gradient of value is zeroed, added to, and rounded if it has 16 bits.
+        "backward": {
+            "copy_TB_s": read + locations_and_weights + 2 * value.numel() * 4,
+            "adds_G_s": corners,
+        },
     }
     unit = {"copy_TB_s": 1e9, "gather_TB_s": 1e9, "adds_G_s": 1e6}  # per millisecond
-    floors = {
-        direction: {n: amount / unit[n] / limits[n] for n, amount in all_.items() if n in limits}
-        for direction, all_ in seconds.items()
+    bounds = {
+        direction: {
+            name: amount / unit[name] / ceilings[name]
+            for name, amount in of_direction.items()
+            if name in ceilings
+        }
+        for direction, of_direction in amounts.items()
     }
-    floors["both"] = {}
-    return floors
+    bounds["both"] = {}
+    return bounds
 
 
 HEADINGS = (
-    f"{'shape':8} {'places':9} {'type':5} {'implementation':14} {'direction':9} "
+    f"{'shape':8} {'locations':9} {'dtype':5} {'implementation':14} {'direction':9} "
     f"{'median us':>10} {'min':>9} {'max':>9} {'x grid_sample':>13}  % of ceiling"
 )
 
@@ -456,7 +499,7 @@ HEADINGS = (
 def row(case: dict) -> str:
     ceiling = ", ".join(f"{n.split('_')[0]} {p}" for n, p in case["percent_of_ceiling"].items())
     return (
-        f"{case['shape']:8} {case['places']:9} {case['type']:5} {case['implementation']:14} "
+        f"{case['shape']:8} {case['locations']:9} {case['dtype']:5} {case['implementation']:14} "
         f"{case['direction']:9} {case['median_us']:10.1f} {case['min_us']:9.1f} "
         f"{case['max_us']:9.1f} {case['times_grid_sample']:13.2f}  {ceiling}"
     )

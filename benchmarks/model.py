@@ -1,11 +1,12 @@
-"""What the kernel does for whole models: a training step of `tiny`, one picture through `r50`.
+"""The C++ kernel in whole models: a training step of `tiny`, and one image through `r50`.
 
     uv run python benchmarks/model.py
 
-The same model with the grid_sample attention and with the C++ kernel, taking turns in one process.
-Prints seconds, and writes benchmarks/results/model.json.
+The same model with the grid_sample backend and with the C++ kernel, taking turns in one process.
+Prints seconds; writes benchmarks/results/model.json.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -16,41 +17,42 @@ import torch
 from torch import nn
 
 import ddetr_edu as dd
-from ddetr_edu.bench import machine
-from ddetr_edu.data import Shapes
-from ddetr_edu.detector import PictureSize, to_floats
-from ddetr_edu.training import Detector
+from ddetr_edu.attention.benchmark import machine
+from ddetr_edu.data.shapes import Shapes
+from ddetr_edu.detector import Detector
+from ddetr_edu.models.config import ResizeConfig
+from ddetr_edu.models.preprocessing import to_floats
 
 BACKENDS = ("grid_sample", "cpu")
 ROUNDS = 7
-BATCH = 8  # pictures in the training step
+BATCH = 8  # images in the training step
 
 
-def use(model: nn.Module, backend: str) -> None:
-    """Make every attention of the model use one backend."""
+def set_backend(model: nn.Module, backend: str) -> None:
+    """Make every deformable attention of the model use one backend."""
     for module in model.modules():
         if isinstance(module, dd.MSDeformAttn):
             module.backend = backend
 
 
-def taking_turns(model: nn.Module, work: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of `work` for each backend; the first round warms up."""
+def time_backends(model: nn.Module, work: Callable[[], None]) -> dict[str, float]:
+    """The median seconds of `work` with each backend; the backends take turns."""
     seconds = {name: [] for name in BACKENDS}
     for turn in range(ROUNDS + 1):
         for name in BACKENDS:
-            use(model, name)
+            set_backend(model, name)
             started = time.perf_counter()
             work()
-            if turn > 0:
+            if turn > 0:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
     return {name: round(statistics.median(values), 4) for name, values in seconds.items()}
 
 
 def tiny_training_step() -> dict[str, float]:
-    """Losses, gradients and update of `tiny` on a batch of scenes."""
+    """The forward pass, losses, backward pass and update of `tiny` on a batch of scenes."""
     scenes = Shapes(BATCH, seed=0)
     config = dd.DeformableDETRConfig.preset("tiny", num_classes=len(scenes.categories))
-    detector = Detector(dd.DeformableDETR(config), scenes.categories, PictureSize(192, 224))
+    detector = Detector(dd.DeformableDETR(config), scenes.categories, ResizeConfig(192, 224))
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-4)
     images, targets = zip(*(scenes[i] for i in range(BATCH)), strict=True)
     images = [to_floats(image) for image in images]
@@ -60,11 +62,11 @@ def tiny_training_step() -> dict[str, float]:
         sum(detector(images, targets).values()).backward()
         optimizer.step()
 
-    return taking_turns(detector, step)
+    return time_backends(detector, step)
 
 
 def r50_forward() -> dict[str, float]:
-    """One picture of 800 x 1200 through the multi-scale model."""
+    """One image of 800 x 1200 through the multi-scale model."""
     model = dd.DeformableDETR(dd.DeformableDETRConfig.preset("r50")).eval()
     images, mask = torch.randn(1, 3, 800, 1200), torch.zeros(1, 800, 1200, dtype=torch.bool)
 
@@ -72,18 +74,22 @@ def r50_forward() -> dict[str, float]:
     def forward() -> None:
         model(images, mask)
 
-    return taking_turns(model, forward)
+    return time_backends(model, forward)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    torch.manual_seed(0)
+    results: dict[str, dict] = {"machine": machine()}
+    for case in (tiny_training_step, r50_forward):
+        seconds = results[case.__name__] = case()
+        grid_sample, kernel = (seconds[name] for name in BACKENDS)
+        print(
+            f"{case.__name__:18}  grid_sample {grid_sample:.3f} s   kernel {kernel:.3f} s   "
+            f"{grid_sample / kernel:.2f}x"
+        )
+    Path("benchmarks/results/model.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    results = {"machine": machine()}
-    for case in (tiny_training_step, r50_forward):
-        seconds = results[case.__name__] = case()
-        before, after = (seconds[name] for name in BACKENDS)
-        print(
-            f"{case.__name__:18}  grid_sample {before:.3f} s   kernel {after:.3f} s   "
-            f"{before / after:.2f}x"
-        )
-    out = Path("benchmarks/results/model.json")
-    out.write_text(json.dumps(results, indent=1) + "\n")
+    main()

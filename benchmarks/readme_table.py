@@ -1,8 +1,11 @@
-"""Write the tables of README.md from benchmarks/results/attention.json and shapes.json.
+"""Generate README.md's tables from benchmarks/results/attention.json and shapes.json.
 
-Each stands between two comments in README.md and is not edited by hand.
+    uv run python benchmarks/readme_table.py [--check]
+
+Each table is between two comments in README.md and is not edited by hand.
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -11,34 +14,36 @@ from pathlib import Path
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
 ROOT = Path(__file__).parents[1]
-PLACES = {"initial": "initial offsets", "near": "2 px around", "anywhere": "anywhere"}
+LOCATIONS = {"initial": "initial offsets", "gaussian": "gaussian, 2 px", "uniform": "uniform"}
 
 
 def speed_table(results: dict) -> str:
-    """A Markdown table of the results: a row for each shape and kind of places."""
+    """A Markdown table with a row for each shape, distribution of locations and thread count."""
     cases = {
-        (c["shape"], c["places"], c["threads"], c["backend"], c["direction"]): c
+        (c["shape"], c["locations"], c["threads"], c["backend"], c["direction"]): c
         for c in results["cases"]
     }
     names = list(dict.fromkeys(c["backend"] for c in results["cases"]))
-    rows = list(dict.fromkeys((c["shape"], c["places"], c["threads"]) for c in results["cases"]))
+    rows = list(dict.fromkeys((c["shape"], c["locations"], c["threads"]) for c in results["cases"]))
     header = [f"{n}, {d}" for d in ("forward", "backward") for n in names]
     lines = [
-        "| shape | places | threads | " + " | ".join(header) + " |",
+        "| shape | locations | threads | " + " | ".join(header) + " |",
         "|---|---|---|" + "---:|" * len(header),
     ]
-    for shape, places, threads in rows:
+    for shape, locations, threads in rows:
         cells = []
         for direction in ("forward", "backward"):
             for name in names:
-                case = cases[shape, places, threads, name, direction]
+                case = cases[shape, locations, threads, name, direction]
                 faster = "" if name == names[0] else f" (**{case['ratio']:.0f}x**)"
                 cells.append(f"{milliseconds(case['median_ms'])}{faster}")
-        lines.append(f"| {shape} | {PLACES[places]} | {threads} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {shape} | {LOCATIONS[locations]} | {threads} | " + " | ".join(cells) + " |"
+        )
     about = results["machine"]
     lines.append("")
     lines.append(
-        f"Two pictures of 800 x 1200, 32-bit, medians; {about['processor']}, {about['cores']} "
+        f"Two images of 800 x 1200, fp32, medians; {about['processor']}, {about['cores']} "
         f"cores, {about['kernel'].split(': ')[-1]}, torch {about['torch']}, {about['date']}. "
         "Run it yourself: `ddetr bench attention`."
     )
@@ -46,7 +51,7 @@ def speed_table(results: dict) -> str:
 
 
 def shapes_table(results: dict) -> str:
-    """A Markdown table of what was learned in how many minutes: medians over the seeds."""
+    """A Markdown table of the AP after minutes of training: medians over the seeds."""
     names = {
         "AP": "AP",
         "AP50": "AP50",
@@ -63,31 +68,50 @@ def shapes_table(results: dict) -> str:
         steps, *scores = (statistics.median(r[name] for r in runs) for name in ("steps", *names))
         cells = [f"`{preset}`", f"{minutes:g}", f"{len(runs)}", f"{steps:.0f}"]
         lines.append("| " + " | ".join(cells + [f"{100 * score:.1f}" for score in scores]) + " |")
-    lines += ["", f"500 scenes that no choice was made by, in bf16; {measured_on(results)}. "
-              "Run it yourself: `python benchmarks/shapes.py`."]  # fmt: skip
+    lines += [
+        "",
+        f"500 held-out test scenes, in bf16; {machine_and_date(results)}. "
+        "Run it yourself: `python benchmarks/shapes.py`.",
+    ]
     return "\n".join(lines)
 
 
-def measured_on(results: dict) -> str:
-    """The machine that results come from, and the day."""
+def machine_and_date(results: dict) -> str:
+    """The machine that the results come from, and the date."""
     about = results["machine"]
     return f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, {about['date']}"
 
 
 def milliseconds(value: float) -> str:
-    """Three digits, and never an exponent."""
+    """A time with three digits and no exponent."""
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def with_table(readme: str, table: str, begin: str = BEGIN, end: str = END) -> str:
-    """The README with the table between its comments. Raises: ValueError if they are missing."""
+    """Insert a table into the README, between its two comments.
+
+    Args:
+        readme: The text of README.md.
+        table: The table.
+        begin: The comment before it.
+        end: The comment after it.
+
+    Returns:
+        The new text of README.md.
+
+    Raises:
+        ValueError: If one of the comments is missing or occurs twice.
+    """
     if readme.count(begin) != 1 or readme.count(end) != 1:
         raise ValueError(f"README.md needs the lines {begin} and {end}, once each")
     before, rest = readme.split(begin)
     return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
+    check = parser.parse_args().check
     attention, shapes = (
         json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
         for name in ("attention", "shapes")
@@ -95,6 +119,11 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     text = with_table(readme.read_text(), speed_table(attention))
     text = with_table(text, shapes_table(shapes), *SHAPES)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if text == readme.read_text() else "README.md is out of date: run this program")
-    readme.write_text(text)
+    if not check:
+        readme.write_text(text)
+    elif text != readme.read_text():
+        sys.exit("README.md is out of date: run this program without --check")
+
+
+if __name__ == "__main__":
+    main()

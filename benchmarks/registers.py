@@ -1,9 +1,11 @@
-"""What the compiler makes of the CUDA kernels, with no GPU: python benchmarks/registers.py
+"""Registers and spills of the compiled CUDA kernels: python benchmarks/registers.py
 
-Registers decide how many threads a multiprocessor holds at once; what does not fit into them spills
-into memory. Prints a table and writes results/registers.json.
+Needs no GPU. The number of registers per thread limits how many threads a multiprocessor holds at
+once; values that do not fit into registers are spilled to memory. Prints a table; writes
+benchmarks/results/registers.json.
 """
 
+import argparse
 import io
 import json
 import re
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ddetr_edu.attention import cuda
+from ddetr_edu.attention.kernels import cuda_build, cuda_plan
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 CASES = [  # (direction, type, D)
@@ -29,15 +31,23 @@ CASES = [  # (direction, type, D)
 OUT = Path(__file__).parent / "results" / "registers.json"
 
 
-def kernel_for(direction: str, dtype: torch.dtype, channels: int) -> cuda.Kernel:
-    """The kernel that runs an encoder with D = channels."""
-    return cuda.plan(direction, dtype, (2, 19947, 8, channels), 19947, (1, 19947), 4).kernel
+def kernel_for(direction: str, dtype: torch.dtype, channels: int) -> cuda_plan.Kernel:
+    """The kernel that an encoder with D = channels uses."""
+    return cuda_plan.plan(direction, dtype, (2, 19947, 8, channels), 19947, (1, 19947), 4).kernel
 
 
-def compile_and_count(kernel: cuda.Kernel, arch: str) -> tuple[bytes, dict[str, int]]:
-    """The machine code, and ptxas' report on it: registers a thread, bytes of spills and stack."""
+def compile_and_count(kernel: cuda_plan.Kernel, arch: str) -> tuple[bytes, dict[str, int]]:
+    """Compile a kernel, and read the report of ptxas, NVIDIA's assembler.
+
+    Args:
+        kernel: The kernel.
+        arch: The GPU to compile for, such as "sm_90".
+
+    Returns:
+        The machine code, and {"registers" per thread, "spilled" and "stack" in bytes}.
+    """
     report = io.StringIO()
-    code = cuda.compile_cubin(kernel, arch, report)
+    code = cuda_build.compile_cubin(kernel, arch, report)
     counts = {
         name: int(re.search(pattern, report.getvalue())[1])
         for name, pattern in (
@@ -50,6 +60,7 @@ def compile_and_count(kernel: cuda.Kernel, arch: str) -> tuple[bytes, dict[str, 
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     kernels = list(dict.fromkeys(kernel_for(*case) for case in CASES))
     rows = []
     print(f"{'kernel':24} {'GPU':7} {'registers':>9} {'spilled':>8} {'stack':>6} {'code':>7} bytes")
@@ -57,9 +68,14 @@ def main() -> None:
         for arch in ARCHITECTURES:
             code, counts = compile_and_count(kernel, arch)
             rows.append({"kernel": kernel.name, "arch": arch, **counts, "code": len(code)})
-            print(f"{kernel.name:24} {arch:7} {counts['registers']:9} {counts['spilled']:8} "
-                  f"{counts['stack']:6} {len(code):7}")  # fmt: skip
-    about = {"date": date.today().isoformat(), "nvrtc": ".".join(map(str, cuda.nvrtc_version()))}
+            print(
+                f"{kernel.name:24} {arch:7} {counts['registers']:9} {counts['spilled']:8} "
+                f"{counts['stack']:6} {len(code):7}"
+            )
+    about = {
+        "date": date.today().isoformat(),
+        "nvrtc": ".".join(map(str, cuda_build.nvrtc_version())),
+    }
     OUT.write_text(json.dumps({**about, "kernels": rows}, indent=1) + "\n")
 
 

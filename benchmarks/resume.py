@@ -1,11 +1,13 @@
-"""Kill training runs with SIGKILL at random moments, resume them, and compare what comes out.
+"""Kill training runs with SIGKILL at random times, resume them, and compare the results.
 
     uv run python benchmarks/resume.py
 
-The weights, the optimiser's state and the log of each are held against those of a run that nobody
-killed: they must be the same to the last bit. One process first, then two that share each step.
+The parameters, the optimiser's state and the log of each resumed run are compared with those of an
+uninterrupted run: they must be identical, bit for bit. First with one process, then with two that
+share each step. Prints a line for each kill; writes benchmarks/results/resume.json.
 """
 
+import argparse
 import hashlib
 import json
 import multiprocessing
@@ -20,46 +22,70 @@ from pathlib import Path
 
 import torch
 
-from ddetr_edu.bench import machine
-from ddetr_edu.detector import PictureSize
-from ddetr_edu.training import TrainConfig, train
+from ddetr_edu.attention.benchmark import machine
+from ddetr_edu.models.config import ResizeConfig
+from ddetr_edu.training.config import TrainConfig
+from ddetr_edu.training.loop import train
 
 KILLS = 20
 CONFIG = TrainConfig(
-    data="data/shapes-mini", size=PictureSize(64, 96), steps=40, batch=2, eval_every=20,
-    save_every=4, ema=0.9, device="cpu", workers=1,
-)  # fmt: skip
+    data="data/shapes-mini",
+    image_size=ResizeConfig(64, 96),
+    steps=40,
+    batch_size=2,
+    eval_every=20,
+    save_every=4,
+    ema=0.9,
+    device="cpu",
+    workers=1,
+)
 
 
 def start(config: TrainConfig, processes: int) -> list[multiprocessing.Process]:
-    """Begin to train, quietly, in processes of their own, as torchrun would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # A fork has imported everything already, so that the kills meet the training.
+    """Start training in new processes, silently, as torchrun would start them.
+
+    Args:
+        config: The settings of the run.
+        processes: How many processes share each step.
+
+    Returns:
+        The processes, already started.
+    """
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
+    # A forked process has imported everything already, so that the kills hit the training.
     context = multiprocessing.get_context("fork")
-    places = [
-        dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
-             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    environments = [
+        dict(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(processes),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
         for rank in range(processes)
-    ]  # fmt: skip
-    started = [context.Process(target=train_as, args=(config, place)) for place in places]
+    ]
+    started = [
+        context.Process(target=train_as, args=(config, environment)) for environment in environments
+    ]
     for process in started:
         process.start()
     return started
 
 
-def train_as(config: TrainConfig, place: dict[str, str]) -> None:
-    os.environ.update(place)
+def train_as(config: TrainConfig, environment: dict[str, str]) -> None:
+    """Train in this process, with torchrun's environment variables and without output."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 1)
+        os.dup2(devnull.fileno(), 2)
     train(config)
 
 
 def finish(config: TrainConfig, processes: int) -> None:
-    """Train to the end."""
+    """Train to the end. Raises AssertionError if a process fails."""
     started = start(config, processes)
     for process in started:
         process.join()
@@ -68,7 +94,16 @@ def finish(config: TrainConfig, processes: int) -> None:
 
 
 def kill_after(config: TrainConfig, processes: int, seconds: float) -> bool:
-    """Train for so long, then SIGKILL; False if the run was over before."""
+    """Train, and send SIGKILL after some time.
+
+    Args:
+        config: The settings of the run.
+        processes: How many processes share each step.
+        seconds: The time until the kill.
+
+    Returns:
+        Whether the run was still going on then.
+    """
     started = start(config, processes)
     time.sleep(seconds)
     alive = all(process.is_alive() for process in started)
@@ -80,18 +115,18 @@ def kill_after(config: TrainConfig, processes: int, seconds: float) -> bool:
 
 
 def fingerprint(run: Path) -> str:
-    """Of the last checkpoint's weights and optimiser, and of the log, without the clock."""
+    """A hash of the last checkpoint's parameters and optimiser and of the log, without times."""
     content = torch.load(run / "checkpoint.pt", weights_only=True)
     digest = hashlib.sha256()
     add(digest, content["model"])
-    add(digest, content["training"]["learner"])
+    add(digest, content["training"]["trainer"])
     for line in (run / "metrics.jsonl").read_text().splitlines():
         add(digest, {k: v for k, v in json.loads(line).items() if k != "minutes"})
     return digest.hexdigest()[:16]
 
 
 def add(digest, content) -> None:
-    """Feed nested content to the digest, in order, tensors by their bytes."""
+    """Add nested content to the digest, in order, tensors by their bytes."""
     if isinstance(content, dict):
         for name, value in content.items():
             digest.update(str(name).encode())
@@ -108,38 +143,53 @@ def add(digest, content) -> None:
 def measure(
     config: TrainConfig, processes: int, kills: int, folder: Path, seed: int = 0
 ) -> list[dict]:
-    """Kill and resume so many times.
+    """Kill runs at random times, resume each, and compare it with an uninterrupted run.
 
-    Returns: for each kill, after how many seconds it came, the step that the newest checkpoint then
-        held (0 for none) and whether the finished run was the same as the one nobody killed.
+    Args:
+        config: The settings of the runs.
+        processes: How many processes share each step.
+        kills: The number of kills.
+        folder: Where the runs' folders go.
+        seed: Of the times of the kills.
+
+    Returns:
+        For each kill "seconds", its time; "checkpoint", the step of the newest checkpoint at that
+        time (0 if there was none); and "same", whether the resumed run is identical.
     """
-    moments = random.Random(seed)
-    began = time.monotonic()
-    whole = folder / f"whole-{processes}"
-    finish(replace(config, out=whole), processes)
-    duration = time.monotonic() - began
+    times = random.Random(seed)
+    started = time.monotonic()
+    uninterrupted = folder / f"uninterrupted-{processes}"
+    finish(replace(config, out=uninterrupted), processes)
+    duration = time.monotonic() - started
     found = []
     while len(found) < kills:
         killed = replace(config, out=folder / f"killed-{processes}")
         shutil.rmtree(killed.out, ignore_errors=True)
-        seconds = round(moments.uniform(0, duration), 2)
+        seconds = round(times.uniform(0, duration), 2)
         if not kill_after(killed, processes, seconds):
             continue
         checkpoint, step = killed.out / "checkpoint.pt", 0
         if checkpoint.exists():
             step = torch.load(checkpoint, weights_only=True)["step"]
         finish(replace(killed, resume=True), processes)
-        same = fingerprint(killed.out) == fingerprint(whole)
+        same = fingerprint(killed.out) == fingerprint(uninterrupted)
         found.append({"seconds": seconds, "checkpoint": step, "same": same})
-        verdict = "the same to the last bit" if same else "DIFFERENT"
-        print(f"{processes} processes, killed after {seconds:5.2f} s, gone on after step {step}: "
-              f"{verdict}", flush=True)  # fmt: skip
+        print(
+            f"{processes} processes, killed after {seconds:5.2f} s, resumed after step {step}: "
+            f"{'identical, bit for bit' if same else 'DIFFERENT'}",
+            flush=True,
+        )
     return found
 
 
-if __name__ == "__main__":
-    results = {"machine": machine()}
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    results: dict = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         for processes in (1, 2):
             results[f"processes: {processes}"] = measure(CONFIG, processes, KILLS, Path(folder))
     Path("benchmarks/results/resume.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
