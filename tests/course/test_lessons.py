@@ -109,7 +109,7 @@ def run_with_answers(path: Path, answers: dict[str, str]) -> dict[str, str]:
     for name, source in answers.items():
         (stub,) = [c for c in notebook.cells if f"def my_{name}(" in c.source and STUB in c.source]
         stub.source = source.replace(f"def {name}(", f"def my_{name}(")
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
     printed = {}
     for cell in notebook.cells:
         if check := re.match(r"checks\.(\w+)\(", cell.source):
