@@ -72,6 +72,21 @@ def test_the_readme_shows_both_commands_and_its_links_exist():
         assert not anchor or anchor in anchors(path), f"{link}#{anchor}"
 
 
+def test_the_readme_and_the_first_lesson_say_the_size_and_how_to_do_without_cuda():
+    readme = (ROOT / "README.md").read_text()
+    lesson = (ROOT / "lessons" / "00_start_here.ipynb").read_text()
+    cpu = "https://download.pytorch.org/whl/cpu"
+    for text in (readme, lesson):
+        assert re.search(r"takes 6 GB.{1,20}4 (GB )?of them.{1,10}CUDA libraries", text, re.DOTALL)
+        assert f"pip install torch torchvision --index-url {cpu}" in text
+    assert cpu in (ROOT / "environment.yml").read_text()
+    # The way without uv, which Debian's and Ubuntu's own Python refuses to install.
+    assert "python3 -m venv .venv" in readme and "pipx install uv" in readme
+    (line,) = re.findall(r"^pip install -e \. .*$", readme, re.MULTILINE)
+    groups = re.findall(r"--group (\S+)", line)
+    assert groups and set(groups) <= set(PROJECT["dependency-groups"])
+
+
 def test_the_commands_in_the_readme_parse():
     """The command line accepts each `ddetr ...` line of the README's code blocks."""
     from ddetr_edu.cli.main import parse, split
@@ -109,7 +124,7 @@ def test_importing_the_library_has_no_side_effects():
 
 # A room may import the rooms of earlier lines, but not those of its own line or of later ones.
 ROOMS = (
-    ("files", "progress", "distributed"),
+    ("files", "progress", "distributed", "processor"),
     ("data", "viz"),
     ("attention",),
     ("models",),

@@ -1,25 +1,27 @@
 """Reading and checking annotation files in COCO's format, without torch."""
 
 import json
-import math
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
+from ddetr_edu.data.entries import by_id, image_id_parser, parse_name, parse_size, parse_whole
+from ddetr_edu.data.faults import Action, DataError, Fault, OnFault
+from ddetr_edu.data.objects import read_objects
 
-# COCO's own boxes extend beyond their image by rounding errors; this many pixels are a mistake.
-MAX_OVERSHOOT = 1.0
-
-# instances_train2017.json has two boxes of height 0, one in each of these images
-# (https://github.com/cocodataset/cocoapi/issues/355). They are left out, so that COCO itself opens.
-COCO_FLAWED_IMAGES = (200365, 550395)
-
-OnError = Callable[[str, str], None]  # called as on_error(kind, message)
+ExifOrientation = Literal["apply", "ignore"]
 
 
-class DataError(ValueError):
-    """A data set that cannot be used as it is: says what is wrong, where, and what to do."""
+@dataclass
+class AnnotationFile:
+    """What can be used of an annotation file."""
+
+    images: dict[int, dict]  # by id: id, file_name, height and width
+    categories: dict[int, str]  # {id: name}, ascending
+    annotations: list[dict]  # image_id, category_id, bbox, area and iscrowd, all numbers
+    exif_orientation: ExifOrientation | None  # what "info" says, if it does
 
 
 def split_names(root: Path) -> list[str]:
@@ -58,66 +60,50 @@ def find_annotations(root: Path, split: str) -> Path:
     """
     folder, splits = root / "annotations", split_names(root)
     matches = [split] if split in splits else [s for s in splits if s.startswith(split)]
-    if len(matches) != 1:
-        problem = "more than one split that begins with" if matches else "no split"
-        remedy = f"choose one of {', '.join(splits)}" if splits else "add instances_SPLIT.json"
-        raise DataError(f"{folder} has {problem} {split!r}; {remedy}")
-    return folder / f"instances_{matches[0]}.json"
+    if len(matches) == 1:
+        return folder / f"instances_{matches[0]}.json"
+    others = ", ".join(splits)
+    if matches:
+        problem, remedy = "more than one split that begins with", f"choose one of {others}"
+    else:
+        problem = "no split"
+        remedy = f"add instances_{split}.json and its images in {root / split}"
+        if splits:
+            remedy = f"there is {others}; {remedy}" if split == "val" else f"choose one of {others}"
+        if splits and split == "val":
+            remedy += (
+                ": training is evaluated on images that it does not use, for example a tenth of "
+                "those you have. If one of these splits is meant for that, rename its file and "
+                "its folder; `ddetr train --overfit 8` needs no such split"
+            )
+    raise DataError(f"{folder} has {problem} {split!r}; {remedy}")
 
 
-def raise_error(kind: str, message: str) -> None:
-    """Raise a DataError: what `read_annotations` does with an error by default.
-
-    Args:
-        kind: The kind of error; not used.
-        message: The text of the exception.
-
-    Raises:
-        DataError: Always.
-    """
-    raise DataError(message)
-
-
-def read_annotations(
-    file: Path, folder: Path, on_error: OnError = raise_error
-) -> tuple[dict[int, dict], dict[int, str], list[dict]]:
+def read_annotations(file: Path, folder: Path, on_fault: OnFault) -> AnnotationFile:
     """Read and check one annotation file in COCO's format.
+
+    Ids and numbers may also be given as text. Boxes are clipped if they leave their image by a
+    pixel or more, and areas that cannot be those of the objects become those of the boxes.
 
     Args:
         file: The annotation file.
         folder: The folder of its images, which must exist and are not opened.
-        on_error: Called as `on_error(kind, message)` for each error. By default the first one is
-            raised; `ddetr data validate` collects them all.
+        on_fault: Called for each fault. `FaultCounter` raises those that are refused;
+            `ddetr data validate` collects them all.
 
     Returns:
-        The images (id -> entry), the categories (id -> name, ascending) and the annotations
-        without error, each with `iscrowd` and `area` and none with polygons.
+        What can be used.
 
     Raises:
-        DataError: If the file cannot be read or lacks one of COCO's three lists.
+        DataError: If the file cannot be read or lacks one of COCO's three lists, or what `on_fault`
+            raises.
     """
     data = read_lists(file)
-    images = _by_id(data["images"], "image", file, on_error)
-    categories = _by_id(data["categories"], "category", file, on_error)
-    annotations = _by_id(data["annotations"], "annotation", file, on_error)
-    _check_images(images, folder, file, on_error)
-    for i, category in categories.items():
-        if not isinstance(category.get("name"), str):
-            on_error("categories without a name", f"{file}: category {i} has no name; give it one")
-    names = {i: str(categories[i].get("name")) for i in sorted(categories)}
-    valid = []
-    for annotation in annotations.values():
-        if _is_known_flaw(annotation):
-            continue
-        error = _find_error(annotation, images, categories)
-        if error:
-            kind, message = error
-            on_error(kind, f"{file}: annotation {annotation['id']} {message}")
-            continue
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        valid.append(annotation)
-    return images, names, valid
+    categories = _read_categories(data["categories"], file, on_fault)
+    images = _read_images(data["images"], file, folder, on_fault)
+    annotations = _resolve_ids(data, images, categories, file, on_fault)
+    objects = read_objects(annotations, images, file, on_fault)
+    return AnnotationFile(images, categories, objects, _exif_orientation(data, file))
 
 
 def read_lists(path: Path) -> dict:
@@ -135,7 +121,9 @@ def read_lists(path: Path) -> dict:
     """
     try:
         data = json.loads(path.read_bytes(), object_hook=_without_polygons)
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); save it as UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); copy it again") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
@@ -152,142 +140,143 @@ def _without_polygons(entry: dict) -> dict:
     return entry
 
 
-def _by_id(entries: list, kind: str, where: Path, on_error: OnError) -> dict[int, dict]:
-    by_id: dict[int, dict] = {}
-    for n, entry in enumerate(entries):
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-            on_error(
-                "entries without an id",
-                f"{where}: {kind} number {n} has no whole number as id; give it one",
-            )
-        elif entry["id"] in by_id:
-            on_error(
-                "ids that occur twice",
-                f"{where}: {kind} id {entry['id']} occurs twice; make ids unique",
-            )
-        else:
-            by_id[entry["id"]] = entry
-    return by_id
-
-
-def has_size(image: dict) -> bool:
-    """Whether an image entry has a usable width and height.
-
-    Args:
-        image: An entry of the list "images".
-
-    Returns:
-        True if both are integers of at least 1.
-    """
-    return all(type(image.get(k)) is int and image[k] >= 1 for k in ("width", "height"))
-
-
-def _check_images(images: dict[int, dict], folder: Path, where: Path, on_error: OnError) -> None:
-    if not folder.is_dir():
-        on_error(
-            "folders missing", f"{where} needs its images in {folder}, which does not exist; add it"
-        )
-        return
-    for i, image in images.items():
-        if not isinstance(image.get("file_name"), str):
-            on_error("images without a name", f"{where}: image {i} has no file_name; add it")
-        elif not has_size(image):
-            on_error(
-                "images without a size",
-                f"{where}: image {i} has no positive whole width and height; give its size in px",
-            )
-        elif not (folder / image["file_name"]).is_file():
-            on_error(
-                "images missing",
-                f"{where}: image {i} names {folder / image['file_name']}, which does not exist; "
-                "add the image or remove its entry",
-            )
-
-
-def _is_known_flaw(annotation: dict) -> bool:
-    box = annotation.get("bbox")
-    flawed = annotation.get("image_id") in COCO_FLAWED_IMAGES
-    return flawed and isinstance(box, list) and len(box) == 4 and box[3] == 0
-
-
-def _is_box(box: object) -> TypeGuard[list[float]]:
-    """Whether it is a list of four finite numbers."""
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(type(v) in (int, float) and math.isfinite(v) for v in box)
+def _exif_orientation(data: dict, file: Path) -> ExifOrientation | None:
+    info = data.get("info")
+    choice = info.get("exif_orientation") if isinstance(info, dict) else None
+    if choice in ("apply", "ignore", None):
+        return choice
+    raise DataError(
+        f'{file}: "exif_orientation" in "info" is {choice!r}; it says "apply" if boxes refer to '
+        'the images as their EXIF orientation rotates them, and "ignore" if not'
     )
 
 
-def _find_error(annotation: dict, images: dict, categories: dict) -> tuple[str, str] | None:
-    """What is wrong with an annotation: the kind of error, and what to say after its id."""
-    image_id, category_id, box = (annotation.get(k) for k in ("image_id", "category_id", "bbox"))
-    if type(image_id) is not int or image_id not in images:
-        return "annotations of unlisted images", (
-            f"names image {image_id}, which is not listed; add the image or remove it"
-        )
-    if type(category_id) is not int or category_id not in categories:
-        return "annotations of unlisted categories", (
-            f"(image {image_id}) names category {category_id}, which is not listed; "
-            f"use one of the ids {', '.join(map(str, sorted(categories)))}"
-        )
-    this = f"(image {image_id}) has the box {box}"
-    if not _is_box(box):
-        return "boxes that are not four finite numbers", (
-            f"{this}; a box is four finite numbers [x, y, width, height] in pixels"
-        )
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return "boxes of no width or height", (
-            f"{this} of no width or height; correct it or remove the annotation"
-        )
-    area, crowd = annotation.get("area", 1.0), annotation.get("iscrowd", 0)
-    if type(area) not in (int, float) or not math.isfinite(area) or crowd not in (0, 1):
-        return "annotations with an odd area or iscrowd", (
-            f"{this} with area {area!r} and iscrowd {crowd!r}; area is a number, iscrowd 0 or 1: "
-            "correct them or leave them out"
-        )
-    if not has_size(images[image_id]):
-        return None  # reported as an error of the image
-    width, height = images[image_id]["width"], images[image_id]["height"]
-    overshoot = max(-x, -y, x + w - width, y + h - height)
-    outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
-    if outside or overshoot >= MAX_OVERSHOOT:
-        return "boxes outside their image", (
-            f"{this}, which leaves its image of {width} x {height} pixels; boxes are "
-            "[x, y, width, height] in pixels: correct it or remove the annotation"
-        )
+def find_image(folder: Path, name: str) -> str | None:
+    """The name of an image file as it is on the disk.
+
+    Args:
+        folder: The folder of the images.
+        name: The annotated name. The file's may be composed of other code points, as macOS does it
+            with accents, and the annotated one may have the separators of Windows.
+
+    Returns:
+        A name with which the file exists; None if there is none.
+    """
+    spellings = (
+        name,
+        unicodedata.normalize("NFC", name),
+        unicodedata.normalize("NFD", name),
+        name.replace("\\", "/"),
+    )
+    for spelling in dict.fromkeys(spellings):
+        try:
+            if (folder / spelling).is_file():
+                return spelling
+        except (OSError, ValueError):  # too long, or not a name at all
+            continue
     return None
 
 
-def read_image(file: Path | BinaryIO, size: tuple[int, int], name: str = "") -> Image.Image:
-    """Read an image file and decode it completely.
+def _read_categories(entries: list, file: Path, on_fault: OnFault) -> dict[int, str]:
+    """{id: name}, ascending. Without any of them, nobody knows what the objects are."""
 
-    Args:
-        file: Its path, or an open binary file.
-        size: (height, width) that the image must have, in pixels.
-        name: What to call it in an error message; the path by default.
+    def refuse(kind: str, message: str) -> None:
+        on_fault(Fault("refused", kind, f"{file}: {message}"))
 
-    Returns:
-        The image in the mode of the file.
+    by_number, without, twice = by_id(entries, parse_whole)
+    for n in without:
+        message = f"category number {n} has no whole number as id; give it one"
+        refuse("categories without an id", message)
+    for i in twice:
+        refuse("ids that occur twice", f"category id {i} occurs twice; make ids unique")
+    for i, entry in by_number.items():
+        if parse_name(entry) is None:
+            refuse("categories without a name", f"category {i} has no name; give it one")
+    return {i: str(parse_name(by_number[i])) for i in sorted(by_number)}
 
-    Raises:
-        DataError: If the file cannot be read or the image has another size.
-    """
-    # EXIF orientation is not applied: COCO's boxes refer to the pixels as they are stored.
-    try:
-        with Image.open(file) as image:
-            actual = (image.height, image.width)
-            if actual == size:
-                image.load()
-                return image
-    # Pillow has no common ancestor for what a damaged file can raise.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(
-            f"{name or file} cannot be read as an image ({reason}); copy it again"
-        ) from error
-    raise DataError(
-        f"{name or file} is {actual[1]} x {actual[0]} pixels, but its annotations say "
-        f"{size[1]} x {size[0]}; use the image that was annotated, or correct width and height"
-    )
+
+def _read_images(entries: list, file: Path, folder: Path, on_fault: OnFault) -> dict[int, dict]:
+    """The images that have an id, a name, a size and a file."""
+
+    def leave_out(kind: str, message: str, name: str = "") -> None:
+        on_fault(Fault("left out", kind, f"{file}: {message}", name))
+
+    has_folder = folder.is_dir()
+    if not has_folder:
+        message = f"{file} needs its images in {folder}, which does not exist; add it"
+        on_fault(Fault("refused", "folders missing", message))
+    by_number, without, twice = by_id(entries, image_id_parser(entries))
+    for n in without:
+        message = f"image number {n} has no whole number as id; give it one"
+        leave_out("images without an id", message)
+    for i in twice:
+        message = f"{file}: image id {i} occurs twice; make ids unique"
+        on_fault(Fault("refused", "ids that occur twice", message))
+    images = {}
+    for i, entry in by_number.items():
+        name, size, this = entry.get("file_name"), parse_size(entry), f"image {entry['id']}"
+        found = find_image(folder, name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            leave_out("images without a name", f"{this} has no file_name; add it")
+        elif size is None:
+            message = f"{this} has no positive whole width and height; give its size in px"
+            leave_out("images without a size", message, name)
+        elif found is None and has_folder:
+            message = (
+                f"{this} names {folder / name}, which does not exist; add the image or remove its "
+                "entry"
+            )
+            leave_out("images without a file", message, name)
+        else:
+            height, width = size
+            images[i] = {"id": i, "file_name": found or name, "width": width, "height": height}
+    return images
+
+
+def _resolve_ids(
+    data: dict, images: dict[int, dict], categories: dict[int, str], file: Path, on_fault: OnFault
+) -> list[dict]:
+    """The annotations of usable images, each once, with numbers as image_id and category_id."""
+    parse_id = image_id_parser(data["images"])
+    listed = {parse_id(image.get("id")) for image in data["images"] if isinstance(image, dict)}
+    resolved = []
+    for entry in _check_ids(data["annotations"], file, on_fault):
+        image_id, category_id = (
+            parse_id(entry.get("image_id")),
+            parse_whole(entry.get("category_id")),
+        )
+        this = f"{file}: annotation {entry.get('id')}"
+        if image_id is None or image_id not in listed:
+            message = f"{this} names image {entry.get('image_id')}, which is not listed; "
+            remedy = "add the image or remove it"
+            on_fault(Fault("left out", "annotations of unlisted images", message + remedy))
+        elif category_id is None or category_id not in categories:
+            # Leaving it out could hide that all ids are shifted.
+            message = (
+                f"{this} (image {entry['image_id']}) names category {entry.get('category_id')}, "
+                f"which is not listed; use one of the ids {', '.join(map(str, categories))}"
+            )
+            on_fault(Fault("refused", "annotations of unlisted categories", message))
+        elif image_id in images:  # an image that has been left out takes its objects with it
+            resolved.append({**entry, "image_id": image_id, "category_id": category_id})
+    return resolved
+
+
+def _check_ids(entries: list, file: Path, on_fault: OnFault) -> Iterator[dict]:
+    """The annotations without copies. Whether their ids are sound is of no importance here."""
+    found: dict[int, list[dict]] = {}
+    for n, entry in enumerate(entries):
+        number = parse_whole(entry.get("id")) if isinstance(entry, dict) else None
+        action: Action = "kept"
+        if number is None:
+            action = "kept" if isinstance(entry, dict) else "left out"
+            message = f"{file}: annotation number {n} has no whole number as id; give it one"
+            on_fault(Fault(action, "annotations without an id", message))
+        elif number in found:
+            action = "left out" if entry in found[number] else "kept"
+            message = f"{file}: annotation id {number} occurs twice; make ids unique"
+            on_fault(Fault(action, "annotations with the id of another", message))
+        if number is not None:
+            found.setdefault(number, []).append(entry)
+        if action == "kept":
+            yield entry

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from ddetr_edu.data.annotations import DataError
+from ddetr_edu.data.faults import DataError
 from ddetr_edu.files import atomic_write
 
 MAX_ATTEMPTS = 6  # for each file

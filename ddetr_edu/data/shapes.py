@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import to_image
 
-from ddetr_edu.data.annotations import DataError
 from ddetr_edu.data.coco import coco_ground_truth, to_target
+from ddetr_edu.data.faults import DataError
 from ddetr_edu.data.scenes import (
     CATEGORIES,
     TEST_SEED,

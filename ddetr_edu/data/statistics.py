@@ -1,5 +1,6 @@
 """Statistics of a data set: how many objects it has, of which categories and sizes."""
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,36 @@ def compute_statistics(dataset) -> Statistics:
     )
 
 
+def describe_excess_objects(counts: dict[int, int], queries: dict[str, int]) -> str:
+    """Say which images have more objects than a detector can find.
+
+    Args:
+        counts: {image id: number of objects in it}.
+        queries: {the name of a detector: its number of queries}.
+
+    Returns:
+        A sentence; empty if every detector has enough queries.
+    """
+    most = max(counts.values(), default=0)
+    few = {name: n for name, n in queries.items() if n < most}
+    if not few:
+        return ""
+    fullest = next(i for i, count in counts.items() if count == most)
+    images = ", ".join(
+        f"{sum(count > n for count in counts.values())} with more than {n} ({_names(few, n)})"
+        for n in sorted(set(few.values()))
+    )
+    return (
+        f"image {fullest} has {most} objects, and a detector finds at most one for each "
+        f"of its queries: of {len(counts)} images, {images}; choose a detector with more queries "
+        "(n_queries), or cut such images into parts"
+    )
+
+
+def _names(queries: dict[str, int], n: int) -> str:
+    return ", ".join(name for name, number in queries.items() if number == n)
+
+
 def table(splits: dict[str, Statistics]) -> str:
     """A table of the statistics, one column per split, the most frequent categories first.
 
@@ -73,12 +104,21 @@ def table(splits: dict[str, Statistics]) -> str:
     rows.append(["crowds", *(str(s.crowds) for s in splits.values())])
     rows.append(["objects by category", *([""] * len(splits))])
     for label, name in by_frequency(splits):
+        name = " ".join(name.split())  # a name may hold line breaks
         rows.append([f"  {name}", *(_share((s.labels == label).sum(), s) for s in splits.values())])
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    first, *others = (max(map(_width, column)) for column in zip(*rows, strict=True))
     return "\n".join(
-        name.ljust(first) + "".join(f"  {v:>{w}}" for v, w in zip(values, others, strict=True))
+        name
+        + " " * (first - _width(name))
+        + "".join(" " * (w + 2 - _width(v)) + v for v, w in zip(values, others, strict=True))
         for name, *values in rows
     )
+
+
+def _width(text: str) -> int:
+    """The number of columns that a text takes in a terminal."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
 def by_frequency(splits: dict[str, Statistics]) -> list[tuple[int, str]]:

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from ddetr_edu.data.annotations import DataError, read_image
+from ddetr_edu.data.faults import DataError
 from ddetr_edu.data.fetch import FetchError, NotFound, Source, open_remote
+from ddetr_edu.data.image_files import read_image
 from ddetr_edu.data.selection import SubsetSelection
 from ddetr_edu.files import atomic_write, cache_folder
 from ddetr_edu.progress import progress

@@ -1,23 +1,20 @@
-"""All errors of a data set in one report; `CocoDetection` stops at the first."""
+"""All errors of a data set in one report; `CocoDetection` counts them, or stops at the first."""
 
 import hashlib
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddetr_edu.data.annotations import (
-    DataError,
-    has_size,
-    read_annotations,
-    read_image,
-    split_names,
-)
+from ddetr_edu.data.annotations import AnnotationFile, read_annotations, split_names
+from ddetr_edu.data.faults import DataError, Fault, printable
+from ddetr_edu.data.image_files import check_image_files, read_image
+from ddetr_edu.data.statistics import describe_excess_objects
 from ddetr_edu.progress import progress
 
-MAX_EXAMPLES = 3  # shown of each kind of error or warning
+MAX_ERRORS, MAX_WARNINGS = 100, 3  # named of each kind
 
 
 @dataclass
@@ -29,7 +26,7 @@ class ValidationReport:
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def error(self, kind: str, message: str) -> None:
-        """Add an error: something that `CocoDetection` rejects or that invalidates an evaluation.
+        """Add an error: something that `CocoDetection` cannot use, or that spoils an evaluation.
 
         Args:
             kind: What is wrong, in the plural, such as "images missing".
@@ -46,28 +43,53 @@ class ValidationReport:
         """
         self.warnings[kind].append(message)
 
+    def add(self, fault: Fault) -> None:
+        """Add a fault of an annotation file or an image file.
+
+        Args:
+            fault: The fault. What can be recalculated is only a warning.
+        """
+        add = self.warning if fault.action == "recalculated" else self.error
+        add(fault.kind, fault.message)
+
     @property
     def n_errors(self) -> int:
         """The number of errors."""
         return sum(len(messages) for messages in self.errors.values())
 
-    def __str__(self) -> str:
+    def text(self, all_errors: bool = False) -> str:
+        """The report as text.
+
+        Args:
+            all_errors: Name every error, not only the first MAX_ERRORS of each kind.
+
+        Returns:
+            A title, then each kind of error or warning with its number and messages.
+        """
         n = self.n_errors
         lines = [f"{self.title}: {n or 'no'} error{'s' * (n != 1)}"]
-        for level, kinds in (("error  ", self.errors), ("warning", self.warnings)):
+        for level, kinds, shown in (
+            ("error  ", self.errors, n if all_errors else MAX_ERRORS),
+            ("warning", self.warnings, MAX_WARNINGS),
+        ):
             for kind, messages in kinds.items():
                 lines.append(f"  {level} {len(messages):6d}  {kind}")
-                lines += [f"                  {message}" for message in messages[:MAX_EXAMPLES]]
-                if len(messages) > MAX_EXAMPLES:
-                    lines.append(f"                  and {len(messages) - MAX_EXAMPLES} more")
-        return "\n".join(lines)
+                lines += [f"                  {message}" for message in messages[:shown]]
+                if len(messages) > shown:
+                    lines.append(f"                  and {len(messages) - shown} more")
+        return printable("\n".join(lines))
+
+    __str__ = text
 
 
-def validate_dataset(root: str | Path) -> list[ValidationReport]:
+def validate_dataset(
+    root: str | Path, queries: dict[str, int] | None = None
+) -> list[ValidationReport]:
     """Read every annotation and every image of a data set in COCO's layout.
 
     Args:
         root: The folder of the data set.
+        queries: {the name of a detector: its number of queries}, to find images with more objects.
 
     Returns:
         One report for each split and, if there are several, a last one that compares them.
@@ -76,7 +98,7 @@ def validate_dataset(root: str | Path) -> list[ValidationReport]:
         DataError: If there is no split at all.
     """
     root = Path(root)
-    splits = [Split(root, name) for name in split_names(root)]
+    splits = [Split(root, name, queries or {}) for name in split_names(root)]
     if not splits:
         raise DataError(f"{root}/annotations has no split; add instances_SPLIT.json")
     comparison = ValidationReport("between the splits")
@@ -92,6 +114,7 @@ class Split:
     Args:
         root: The folder of the data set.
         name: The name of the split.
+        queries: {the name of a detector: its number of queries}.
 
     Attributes:
         name: The name of the split.
@@ -100,49 +123,59 @@ class Split:
         sums: {file name: sha256} of the images that can be read.
     """
 
-    def __init__(self, root: Path, name: str):
+    def __init__(self, root: Path, name: str, queries: dict[str, int]):
         self.name = name
         self.report = ValidationReport(name)
         self.categories: dict[int, str] = {}
         self.sums: dict[str, str] = {}
         file, folder = root / "annotations" / f"instances_{name}.json", root / name
         try:
-            images, self.categories, annotations = read_annotations(file, folder, self.report.error)
+            content = read_annotations(file, folder, self.report.add)
         except DataError as error:
             self.report.error("annotation files that cannot be read", str(error))
             return
-        n_objects = sum(not a["iscrowd"] for a in annotations)
+        self.categories = content.categories
+        n_objects = sum(not a["iscrowd"] for a in content.annotations)
         self.report.title = (
-            f"{self.name}: {len(images)} images, {n_objects} objects, "
+            f"{self.name}: {len(content.images)} images, {n_objects} objects, "
             f"{len(self.categories)} categories"
         )
-        self._check_annotations(file, folder, images, annotations)
-        # read_annotations has reported images whose entry or file is wrong.
-        readable = [
-            image
-            for image in images.values()
-            if isinstance(image.get("file_name"), str)
-            and has_size(image)
-            and (folder / image["file_name"]).is_file()
-        ]
-        self._read_images(folder, readable, expected_sums(root, self.name))
+        self._check_annotations(file, folder, content, queries)
+        if folder.is_dir():
+            self._read_images(folder, content, expected_sums(root, self.name))
 
     def _check_annotations(
-        self, file: Path, folder: Path, images: dict, annotations: list[dict]
+        self, file: Path, folder: Path, content: AnnotationFile, queries: dict[str, int]
     ) -> None:
         """Report what can be seen without opening an image and is no error to `CocoDetection`."""
-        with_object = {a["image_id"] for a in annotations if not a["iscrowd"]}
+        images, annotations = content.images, content.annotations
+        counts = Counter(a["image_id"] for a in annotations if not a["iscrowd"])
         used_categories = {a["category_id"] for a in annotations}
         for annotation in annotations:
             if annotation["iscrowd"]:
                 self.report.warning(
                     "crowds, which training ignores",
-                    f"annotation {annotation['id']} (image {annotation['image_id']})",
+                    f"{annotation['bbox']} (image {annotation['image_id']})",
+                )
+        if annotations and not counts:
+            self.report.error(
+                "splits of nothing but crowds",
+                f"{file}: all {len(annotations)} boxes are marked as crowds, which training "
+                "ignores; set iscrowd to 0 where a box is a single object",
+            )
+        if excess := describe_excess_objects(counts, queries):
+            self.report.warning("images with more objects than queries", excess)
+        for copy, count in Counter(map(_identity, annotations)).items():
+            if count > 1:
+                image_id, category_id, box = copy
+                self.report.warning(
+                    "objects with the same box and category",
+                    f"image {image_id}: {count} of category {category_id} at {list(box)}",
                 )
         ids_by_name = defaultdict(list)
         for i, image in images.items():
             ids_by_name[image.get("file_name")].append(i)
-            if i not in with_object:
+            if i not in counts:
                 self.report.warning(
                     "images without an object", f"image {i} ({image.get('file_name')})"
                 )
@@ -159,15 +192,20 @@ class Split:
             if path.is_file() and path.name not in ids_by_name:
                 self.report.warning("files that are not listed as images", str(path))
 
-    def _read_images(self, folder: Path, images: list[dict], expected: dict[str, str]) -> None:
+    def _read_images(self, folder: Path, content: AnnotationFile, expected: dict[str, str]) -> None:
         """Decode every image and compare its checksum with the expected one, if any."""
+        all_images = list(content.images.values())
+        upright = check_image_files(
+            folder, all_images, content.exif_orientation, self.report.add, show_progress=False
+        )
+        images = [image for image in all_images if image["id"] in upright]
 
         def read(image: dict) -> tuple[str, str | None]:
             """The sha256 of an image file, and what is wrong with it."""
-            path = folder / image["file_name"]
+            path, size = folder / image["file_name"], (image["height"], image["width"])
             try:
                 content = path.read_bytes()
-                read_image(io.BytesIO(content), (image["height"], image["width"]), str(path))
+                read_image(io.BytesIO(content), size, str(path), upright[image["id"]])
             except (OSError, DataError) as error:
                 return "", str(error)
             return hashlib.sha256(content).hexdigest(), None
@@ -179,7 +217,7 @@ class Split:
             for image, (digest, problem) in zip(images, results, strict=True):
                 name = image["file_name"]
                 if problem:
-                    self.report.error("images unreadable or of another size", problem)
+                    self.report.error("images with a damaged file", problem)
                     continue
                 self.sums[name] = digest
                 if expected.get(name, digest) != digest:
@@ -188,6 +226,11 @@ class Split:
                         f"{folder / name} has another sha256 than provenance.json says; delete "
                         "it and download the data set again",
                     )
+
+
+def _identity(annotation: dict) -> tuple[int, int, tuple[float, ...]]:
+    """What makes two objects one: the image, the category and the box."""
+    return annotation["image_id"], annotation["category_id"], tuple(annotation["bbox"])
 
 
 def expected_sums(root: Path, split: str) -> dict[str, str]:

@@ -209,15 +209,24 @@ def test_missing_folder(tmp_path):
 def test_missing_split(tmp_path):
     write(tmp_path, example(), "train2014")
     write(tmp_path, example(), "train2017")
-    with pytest.raises(DataError, match="no split 'val'; choose one of train2014, train2017"):
+    with pytest.raises(DataError, match="no split 'test'; choose one of train2014, train2017"):
+        CocoDetection(tmp_path, "test")
+    with pytest.raises(DataError) as raised:
         CocoDetection(tmp_path, "val")
+    for advice in (
+        "train2014, train2017",
+        "instances_val.json",
+        str(tmp_path / "val"),
+        "--overfit",
+    ):
+        assert advice in str(raised.value)
     with pytest.raises(DataError, match="more than one split that begins with 'train'; choose"):
         CocoDetection(tmp_path, "train")
 
 
 def test_no_split_at_all(tmp_path):
     (tmp_path / "annotations").mkdir()
-    with pytest.raises(DataError, match="no split 'val'; add instances_SPLIT.json"):
+    with pytest.raises(DataError, match="no split 'val'; add instances_val.json"):
         CocoDetection(tmp_path, "val")
 
 
@@ -230,7 +239,7 @@ def test_missing_image_folder(tmp_path):
 def test_missing_image(tmp_path):
     (write(tmp_path, example()) / "train" / "b.png").unlink()
     with pytest.raises(DataError, match=r"image 11 names .*b\.png, which does not exist; add"):
-        CocoDetection(tmp_path, "train")
+        CocoDetection(tmp_path, "train", strict=True)
 
 
 @pytest.mark.parametrize("text", ["{", "", "\x00"])
@@ -256,10 +265,13 @@ def test_missing_lists(tmp_path, key, change):
 WRONG_ENTRIES = [
     ("images", {"file_name": None}, "image 30 has no file_name"),
     ("images", {"width": 0}, "image 30 has no positive whole width and height"),
-    ("images", {"height": "37"}, "image 30 has no positive whole width and height"),
-    ("images", {"id": "30"}, "image number 0 has no whole number as id"),
+    ("images", {"height": "tall"}, "image 30 has no positive whole width and height"),
+    ("images", {"height": 37.5}, "image 30 has no positive whole width and height"),
+    ("images", {"id": [30]}, "image number 0 has no whole number as id"),
+    ("images", {"id": 10**30}, "image number 0 has no whole number as id"),
     ("images", {"id": 7}, "image id 7 occurs twice"),
-    ("categories", {"name": 3}, "category 90 has no name"),
+    ("categories", {"name": None}, "category 90 has no name"),
+    ("categories", {"id": 2**63}, "category number 0 has no whole number as id"),
     ("categories", {"id": 4}, "category id 4 occurs twice"),
     ("annotations", {"id": 9}, "annotation id 9 occurs twice"),
     ("annotations", {"id": None}, "annotation number 0 has no whole number as id"),
@@ -275,7 +287,12 @@ WRONG_BOXES = [
     (None, "a box is four finite numbers"),
     (5, "a box is four finite numbers"),
     ([1, 2, 3], "a box is four finite numbers"),
-    ([1, 2, "3", 4], "a box is four finite numbers"),
+    ([1, 2, "three", 4], "a box is four finite numbers"),
+    ([1, 2, True, 4], "a box is four finite numbers"),
+    ([1, 2, 10**400, 4], "a box is four finite numbers"),
+    ([0.2, 0.3, 0.5, 0.4], "in the first pixel of its image of 53 x 37 pixels, like a fraction"),
+    ([1, 2, 3, 2e-5], "less than a pixel can show"),
+    ([W - 0.001, 2, 0.5, 4], "less than a pixel can show"),
     ([1, 2, float("nan"), 4], "a box is four finite numbers"),
     ([1, 2, float("inf"), 4], "a box is four finite numbers"),
     ([1, 2, 0, 4], "of no width or height"),
@@ -296,7 +313,7 @@ def test_wrong_entries(tmp_path, kind, change, message):
     data = example()
     data[kind][0].update(change)
     with pytest.raises(DataError, match="instances_train.json: " + message):
-        CocoDetection(write(tmp_path, data), "train")
+        CocoDetection(write(tmp_path, data), "train", strict=True)
 
 
 @pytest.mark.parametrize("crowd", [0, 1])
@@ -306,7 +323,7 @@ def test_wrong_boxes(tmp_path, box, message, crowd):
     data["annotations"][1].update(bbox=box, iscrowd=crowd)
     named = re.escape(f"annotation 2 (image 7) has the box {box}")
     with pytest.raises(DataError, match=f"instances_train.json: {named}.*{message}"):
-        CocoDetection(write(tmp_path, data), "train")
+        CocoDetection(write(tmp_path, data), "train", strict=True)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
@@ -314,11 +331,14 @@ def test_unreadable_image(tmp_path, damage):
     image = write(tmp_path, example()) / "train" / "a.png"
     content = image.read_bytes()
     damaged = {"truncated": content[: len(content) // 2], "text": b"not an image", "empty": b""}
-    image.write_bytes(damaged[damage])
     dataset = CocoDetection(tmp_path, "train")
-    with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.*\); copy it again"):
+    image.write_bytes(damaged[damage])  # only now: at its turn
+    message = r"a\.png cannot be read as an image \(.*\); copy it again"
+    with pytest.raises(DataError, match=message):
         dataset[0]
     dataset[1]  # its neighbour is fine
+    with pytest.raises(DataError, match=message):
+        CocoDetection(tmp_path, "train", strict=True)
 
 
 def test_image_of_another_size(tmp_path):
@@ -327,7 +347,7 @@ def test_image_of_another_size(tmp_path):
     with pytest.raises(
         DataError, match=r"a\.png is 37 x 53 pixels, but its annotations say 53 x 37"
     ):
-        CocoDetection(tmp_path, "train")[0]
+        CocoDetection(tmp_path, "train", strict=True)
 
 
 # Real data ---------------------------------------------------------------------------------------

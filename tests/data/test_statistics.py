@@ -56,4 +56,18 @@ def test_the_table_shows_the_numbers(tmp_path):
     ):
         assert row in rows
     assert text.index("aeroplane") < text.index("toothbrush")
+
+
+def test_the_columns_of_the_table_are_aligned_in_any_script(tmp_path):
+    data = example()
+    data["categories"][0]["name"], data["categories"][1]["name"] = "红细胞", "line\nbreak\te\u0301"
+    stats = compute_statistics(CocoDetection(write(tmp_path, data), "train"))
+    lines = table({"train": stats}).splitlines()
+    first, second = lines[-2:]
+    assert "  line break e\u0301" in first and "红细胞" in second
+    assert len(first) - 1 == len(second) + 3  # an accent takes no column, and these signs take two
+
+
+def test_columns_are_aligned(tmp_path):
+    text = table({"train": compute_statistics(CocoDetection(write(tmp_path, example()), "train"))})
     assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from test_coco import COCO_MINI, WRONG_BOXES, WRONG_ENTRIES, example, needs_coco_mini, write
 
+from ddetr_edu.data import validate
 from ddetr_edu.data.annotations import DataError
 from ddetr_edu.data.coco import CocoDetection
 from ddetr_edu.data.shapes import write_shapes_set
@@ -51,7 +52,7 @@ def count_warnings(folder) -> dict[str, int]:
 def opens_and_reads(folder) -> bool:
     try:
         for split in ("train", "val"):
-            list(CocoDetection(folder, split))
+            list(CocoDetection(folder, split, strict=True))
     except DataError:
         return False
     return True
@@ -87,7 +88,8 @@ def provenance(folder):
     (folder / "provenance.json").write_text(json.dumps({"images": {"train": rows}}))
 
 
-PLANTED = {  # name: (what is done to the folder, {kind: count}, whether CocoDetection rejects it)
+# name: (what is done to the folder, {kind: count}, whether CocoDetection rejects it if strict)
+PLANTED = {
     "nothing": (lambda folder: None, {}, False),
     "JSON": (
         lambda f: (f / "annotations" / "instances_val.json").write_text('{"images": ['),
@@ -100,31 +102,35 @@ PLANTED = {  # name: (what is done to the folder, {kind: count}, whether CocoDet
         True,
     ),
     "folder": (lambda f: shutil.rmtree(f / "train"), {"folders missing": 1}, True),
-    "missing": (lambda f: (f / "train" / "000003.png").unlink(), {"images missing": 1}, True),
-    "damaged": (damage, {"images unreadable or of another size": 1}, True),
+    "missing": (
+        lambda f: (f / "train" / "000003.png").unlink(),
+        {"images without a file": 1},
+        True,
+    ),
+    "damaged": (damage, {"images with a damaged file": 1}, True),
     "text": (
         lambda f: [(f / "val" / f"00000{i}.png").write_text("no") for i in (1, 2)],
-        {"images unreadable or of another size": 2},
+        {"images with a damaged file": 2},
         True,
     ),
     "size": (
         lambda f: Image.new("RGB", (5, 7)).save(f / "val" / "000001.png"),
-        {"images unreadable or of another size": 1},
+        {"images of another size": 1},
         True,
     ),
     "id": (
-        entry("images", id="1"),
-        {"entries without an id": 1, "annotations of unlisted images": 6},
+        entry("images", id=[1]),
+        {"images without an id": 1, "annotations of unlisted images": 6},
         True,
     ),
     "no number": (
         lambda f: change(f, lambda data: data["annotations"].append(7)),
-        {"entries without an id": 1},
+        {"annotations without an id": 1},
         True,
     ),
     "twice": (
         lambda f: change(f, lambda data: data["annotations"].append(data["annotations"][0])),
-        {"ids that occur twice": 1},
+        {"annotations with the id of another": 1},
         True,
     ),
     "no name": (entry("images", file_name=None), {"images without a name": 1}, True),
@@ -143,15 +149,15 @@ PLANTED = {  # name: (what is done to the folder, {kind: count}, whether CocoDet
     "zero": (entry("annotations", bbox=[3, 4, 0, 5]), {"boxes of no width or height": 1}, True),
     "NaN": (
         entry("annotations", bbox=[3, 4, float("nan"), 5]),
-        {"boxes that are not four finite numbers": 1},
+        {"boxes without four finite numbers": 1},
         True,
     ),
-    "outside": (entry("annotations", bbox=[3, 4, 500, 5]), {"boxes outside their image": 1}, True),
-    "crowd": (
-        entry("annotations", iscrowd=2),
-        {"annotations with an odd area or iscrowd": 1},
+    "outside": (
+        entry("annotations", bbox=[3, 4, 500, 5]),
+        {"boxes partly outside the image": 1},
         True,
     ),
+    "crowd": (entry("annotations", iscrowd=2), {"annotations with an odd iscrowd": 1}, True),
     "listed twice": (lambda f: change(f, listed_twice), {"images listed twice": 1}, False),
     "in both": (in_both, {"images in two splits": 1}, False),
     "categories": (
@@ -182,7 +188,7 @@ def test_all_errors_are_found_in_one_run(folder):
         sum(count_errors(folder).values()) == 5
     )  # "category" and "zero" are of the same annotation
     report = "\n".join(map(str, validate_dataset(folder)))
-    assert "train: 4 images" in report and ": 4 errors" in report and ": 1 error\n" in report
+    assert "train: 3 images" in report and ": 4 errors" in report and ": 1 error\n" in report
     assert "000003.png, which does not exist" in report and "same image" in report
 
 
@@ -205,7 +211,7 @@ def assert_named(folder, message):
     messages = [m for kind in report.errors.values() for m in kind]
     assert any(re.search(message, m) for m in messages)
     with pytest.raises(DataError) as raised:
-        CocoDetection(folder, "train")
+        CocoDetection(folder, "train", strict=True)
     assert str(raised.value) in messages
 
 
@@ -230,7 +236,8 @@ def test_what_may_be_intended_is_only_a_warning(folder):
     assert found["file names in two splits, for different images"] == 2
 
 
-def test_only_the_first_examples_are_shown(folder):
+def test_only_the_first_examples_are_shown(folder, monkeypatch):
+    monkeypatch.setattr(validate, "MAX_ERRORS", 3)
     change(folder, lambda data: [a.update(category_id=99) for a in data["annotations"]])
     train, *_ = validate_dataset(folder)
     lines = str(train).splitlines()
@@ -240,6 +247,7 @@ def test_only_the_first_examples_are_shown(folder):
     assert any(line.startswith("  warning      4  images without an object") for line in lines)
     assert sum("names category 99" in line for line in lines) == 3
     assert any(f"and {train.n_errors - 3} more" in line for line in lines)
+    assert train.text(all_errors=True).count("names category 99") == train.n_errors
 
 
 def test_no_data_set(tmp_path):
