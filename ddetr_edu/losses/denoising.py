@@ -26,7 +26,7 @@ class NoisedObjects(NamedTuple):
     valid: Tensor  # (N, E) bool, False = padding
     labels: Tensor  # (R,) class indices without noise, in the order of the valid queries
     boxes: Tensor  # (R, 4) (cx, cy, w, h) without noise
-    groups: int  # the number of copies of each object
+    groups: int  # the number of copies of each object, at most that of the `Denoising`
 
 
 class Denoising(nn.Module):
@@ -35,18 +35,24 @@ class Denoising(nn.Module):
     Each group holds every object of the image once, with noise of its own. Queries attend to their
     own group and to the model's queries, but to no other group.
 
-    Source: DN-DETR (arXiv 2203.01305), section 4.
+    Attention among E queries takes E * E weights, so their number is kept near a budget: a batch in
+    which an image has many objects gets fewer groups, but at least one. With 5 groups and a budget
+    of 200 queries, images of up to 40 objects have all groups, and one of 700 objects has one.
+
+    Source: DN-DETR (arXiv 2203.01305), section 4; the budget: prepare_for_cdn in models/dino of
+    IDEA-Research/DINO, whose default is 100 queries with little noise and 100 with much.
 
     Args:
         num_classes: K.
         d_model: C.
-        groups: The number of noised copies of each object.
+        groups: The largest number of noised copies of each object.
         box_noise: How much a side of a box may change at most, as a fraction of itself; the centre
             moves by up to half of that.
         label_noise: The fraction of the labels that are replaced by random ones.
+        max_queries: The budget of queries for each image; only a single group may exceed it.
 
     Raises:
-        ValueError: If there is no group, or a noise lies outside [0, 1].
+        ValueError: If there is no group, no query is allowed, or a noise lies outside [0, 1].
     """
 
     def __init__(
@@ -56,14 +62,17 @@ class Denoising(nn.Module):
         groups: int = 5,
         box_noise: float = 0.4,
         label_noise: float = 0.2,
+        max_queries: int = 200,
     ):
         super().__init__()
-        if groups < 1:
-            raise ValueError(f"groups is {groups}; denoising needs at least 1")
+        for name, number in (("groups", groups), ("max_queries", max_queries)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}; denoising needs at least 1")
         for name, noise in (("box_noise", box_noise), ("label_noise", label_noise)):
             if not 0 <= noise <= 1:
                 raise ValueError(f"{name} is {noise}; it must lie in 0 to 1")
-        self.groups, self.box_noise, self.label_noise = groups, box_noise, label_noise
+        self.groups, self.max_queries = groups, max_queries
+        self.box_noise, self.label_noise = box_noise, label_noise
         self.label_embedding = nn.Embedding(num_classes, d_model)
         self.box_to_position = nn.Linear(2 * d_model, d_model)
 
@@ -81,16 +90,17 @@ class Denoising(nn.Module):
             generator: Of the noise, on the targets' device; torch's global one if None.
 
         Returns:
-            E queries for each image: groups times the largest number of objects.
+            E queries for each image: the number of groups times the largest number of objects.
         """
         labels = pad_sequence([target["labels"] for target in targets], batch_first=True)  # (N, T)
         boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)  # (N, T, 4)
         max_count = labels.shape[1]
+        groups = min(self.groups, max(1, self.max_queries // max(1, max_count)))
         counts = torch.tensor([len(target["labels"]) for target in targets], device=labels.device)
         valid = torch.arange(max_count, device=labels.device) < counts[:, None]  # (N, T)
-        group = torch.arange(self.groups, device=labels.device).repeat_interleave(max_count)  # (E,)
-        labels, valid = labels.repeat(1, self.groups), valid.repeat(1, self.groups)  # (N, E)
-        boxes = boxes.repeat(1, self.groups, 1)  # (N, E, 4)
+        group = torch.arange(groups, device=labels.device).repeat_interleave(max_count)  # (E,)
+        labels, valid = labels.repeat(1, groups), valid.repeat(1, groups)  # (N, E)
+        boxes = boxes.repeat(1, groups, 1)  # (N, E, 4)
 
         noised = noised_boxes(boxes, self.box_noise, generator)
         num_classes = self.label_embedding.num_embeddings
@@ -99,7 +109,7 @@ class Denoising(nn.Module):
         position = self.box_to_position(sine_box_embedding(noised, content.shape[-1]))  # (N, E, C)
         attn_mask = (group[:, None] != group) | ~valid[:, None, :]  # (N, E, E)
         extra = ExtraQueries(Queries(content, position, noised), attn_mask)
-        return NoisedObjects(extra, valid, labels[valid], boxes[valid], self.groups)
+        return NoisedObjects(extra, valid, labels[valid], boxes[valid], groups)
 
 
 def noised_boxes(boxes: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:

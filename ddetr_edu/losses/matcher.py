@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+MAX_PAIRS = 2**18  # of queries and objects whose costs `match` computes in one call for many images
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,85 @@ def match(
     Returns:
         For each image two index tensors of equal length, (queries, objects). With more objects
         than queries, some objects stay unmatched: those whose absence makes the total lowest.
+
+    Raises:
+        ValueError: For targets that do not fit the predictions; see `check_targets`.
     """
     from scipy.optimize import linear_sum_assignment  # takes a second; inference needs none of it
 
-    labels = torch.cat([target["labels"] for target in targets])
-    target_boxes = torch.cat([target["boxes"] for target in targets])
-    # Of all queries with the objects of all images, in one batched call: calls for single images
-    # are too small for a device, and the pairs across images, which are not used, cost little.
-    costs = matching_cost(
-        logits.flatten(0, 1).float(), boxes.flatten(0, 1).float(), labels, target_boxes, weights
-    )  # (N*Lq, objects)
-    # A model that has diverged gives NaN; scipy would refuse it before the loss can report it.
-    costs = costs.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu()
+    n_images, n_queries, n_classes = logits.shape
+    check_targets(targets, n_images, n_classes - (weights.no_object is not None), logits.device)
     counts = [len(target["labels"]) for target in targets]
+    # A call for one image is too small for a device, but a call for many also computes the pairs of
+    # one image's queries with another's objects, which no one needs. So several images share a call
+    # only as long as all these pairs are few.
+    group_size = max(1, MAX_PAIRS // max(1, n_queries * sum(counts)))
     indices = []
-    for n, image_costs in enumerate(costs.unflatten(0, logits.shape[:2]).split(counts, -1)):
-        queries, objects = linear_sum_assignment(image_costs[n].numpy())  # of (Lq, T)
-        indices.append(
-            (
-                torch.as_tensor(queries, device=logits.device),
-                torch.as_tensor(objects, device=logits.device),
+    for first in range(0, n_images, group_size):
+        group = slice(first, first + group_size)
+        costs = matching_cost(
+            logits[group].flatten(0, 1).float(),
+            boxes[group].flatten(0, 1).float(),
+            torch.cat([target["labels"] for target in targets[group]]),
+            torch.cat([target["boxes"] for target in targets[group]]),
+            weights,
+        )  # (n * Lq, objects), for the n images of the group
+        # A diverged model gives NaN; scipy would refuse it before the loss can report it.
+        costs = costs.nan_to_num_(nan=1e6, posinf=1e6, neginf=-1e6).cpu()
+        per_image = costs.unflatten(0, (-1, n_queries)).split(counts[group], -1)
+        for n, image_costs in enumerate(per_image):
+            queries, objects = linear_sum_assignment(image_costs[n].numpy())  # of (Lq, T)
+            indices.append(
+                (
+                    torch.as_tensor(queries, device=logits.device),
+                    torch.as_tensor(objects, device=logits.device),
+                )
             )
-        )
     return indices
+
+
+def check_targets(
+    targets: list[dict[str, Tensor]], n_images: int, n_classes: int, device: torch.device
+) -> None:
+    """Check that targets fit the predictions that they are to be matched with.
+
+    Whether the class indices exist is checked on a CPU only: a GPU would have to be waited for, and
+    reports such an index itself.
+
+    Args:
+        targets: For each image what should be "labels" (T,) class indices and "boxes" (T, 4).
+        n_images: N.
+        n_classes: K, without "no object".
+        device: Of the predictions.
+
+    Raises:
+        ValueError: Naming the target that does not fit.
+    """
+    if len(targets) != n_images:
+        raise ValueError(
+            f"there are predictions for {n_images} images, but {len(targets)} targets; each image "
+            "needs one, and one without objects has empty tensors"
+        )
+    for n, target in enumerate(targets):
+        labels, boxes = target["labels"], target["boxes"]
+        if labels.dim() != 1 or boxes.shape != (len(labels), 4):
+            raise ValueError(
+                f"target {n} has labels of shape {tuple(labels.shape)} and boxes of shape "
+                f"{tuple(boxes.shape)}; they must be (T,) and (T, 4)"
+            )
+        if labels.dtype != torch.int64 or not boxes.is_floating_point():
+            raise ValueError(
+                f"target {n} has labels of {labels.dtype} and boxes of {boxes.dtype}; labels are "
+                "class indices of torch.int64, and boxes floats"
+            )
+        if labels.device != device or boxes.device != device:
+            raise ValueError(
+                f"target {n} has labels on {labels.device} and boxes on {boxes.device}, but the "
+                f"predictions are on {device}; move them there"
+            )
+        if labels.device.type == "cpu" and ((labels < 0) | (labels >= n_classes)).any():
+            wrong = labels[(labels < 0) | (labels >= n_classes)][0]
+            raise ValueError(
+                f"target {n} has the class index {wrong}, but the model has {n_classes} class "
+                f"outputs, so that indices run from 0 to {n_classes - 1}"
+            )

@@ -11,6 +11,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import misc
 
 from ddetr_edu.models.config import DeformableDETRConfig, DETRConfig
+from ddetr_edu.models.norms import apply_norm, resize_mask
 
 
 class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
@@ -71,9 +72,18 @@ class ResNetBackbone(nn.Module):
             if not parameter_name.startswith(("layer2", "layer3", "layer4")):
                 parameter.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first."""
-        return list(self.body(images).values())
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> list[Tensor]:
+        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first.
+
+        With a padding_mask (N, H, W) bool the maps are zero at the padding. The norms are frozen
+        and have no statistics that padding could change, but convolutions at the border of an image
+        read what the layers before have made of the padding, as in the official code.
+        """
+        maps = list(self.body(images).values())
+        if padding_mask is None:
+            return maps
+        masks = [resize_mask(padding_mask, (m.shape[2], m.shape[3])) for m in maps]
+        return [m.masked_fill(mask[:, None], 0.0) for m, mask in zip(maps, masks, strict=True)]
 
     def load_imagenet(self) -> None:
         """Load the ImageNet parameters that the official models started from.
@@ -118,11 +128,14 @@ class ResidualBlock(nn.Module):
             )
         nn.init.zeros_(self.norm2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride), rounded up."""
-        out = self.norm1(self.conv1(x)).relu()
-        out = self.norm2(self.conv2(out))
-        return (out + self.shortcut(x)).relu()
+        out = apply_norm(self.norm1, self.conv1(x), padding_mask).relu()
+        out = apply_norm(self.norm2, self.conv2(out), padding_mask)
+        if isinstance(self.shortcut, nn.Sequential):
+            conv, norm = self.shortcut
+            x = apply_norm(norm, conv(x), padding_mask)
+        return (out + x).relu()
 
 
 class TinyBackbone(nn.Module):
@@ -153,12 +166,20 @@ class TinyBackbone(nn.Module):
             ]
         )
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first."""
-        x = self.stem(images)
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> list[Tensor]:
+        """Images (N, 3, H, W) -> three maps (N, C_i, H_i, W_i), finest first.
+
+        With a padding_mask (N, H, W) bool every norm leaves out the padding, and every convolution
+        reads zeros there.
+        """
+        conv1, norm1, relu, conv2, norm2, _, block = self.stem  # read one by one, for the mask
+        x = relu(apply_norm(norm1, conv1(images), padding_mask))
+        x = relu(apply_norm(norm2, conv2(x), padding_mask))
+        x = block(x, padding_mask)
         maps = []
         for stage in self.stages:
-            x = stage(x)
+            for block in stage if isinstance(stage, nn.Sequential) else [stage]:
+                x = block(x, padding_mask)
             maps.append(x)
         return maps
 

@@ -109,7 +109,8 @@ def capture(
         if being_recomputed():
             return
         queries, (logits, boxes) = output
-        objectness = module.objectness(logits).detach()
+        _, padding_masks = args
+        objectness = module.objectness(logits, padding_masks).detach()
         topk_indices = objectness.topk(queries.content.shape[1], dim=1).indices
         captured.proposals.append(
             ProposalRecord(logits.detach(), objectness, boxes.detach(), topk_indices)

@@ -1,6 +1,6 @@
 """What each model is made of and how large its images are, as plain dataclasses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 LookForward = Literal["once", "twice", "always"]  # explained in decoder.py
@@ -9,6 +9,16 @@ LookForward = Literal["once", "twice", "always"]  # explained in decoder.py
 @dataclass(frozen=True)
 class DeformableDETRConfig:
     """The architecture of a Deformable DETR; the defaults are the paper's multi-scale model.
+
+    With ignore_padding the group norms of the input projections, and in training the batch norms of
+    the tiny backbone, take their statistics outside the padding and leave zeros in it, and in two
+    stages no token of the padding is chosen as a query. In evaluation an image then gets the same
+    predictions, up to rounding, alone and in a batch with larger ones, on three conditions. The
+    sides of the batch are multiples of the largest stride (`multiple_of` of `ResizeConfig` sees to
+    it): otherwise the mask of a level may count a token more than the image alone has. The image
+    alone has as many tokens as there are queries, in two stages. And the backbone is the tiny one:
+    in a ResNet, convolutions at the border of an image read what frozen norms have made of the
+    padding.
 
     Source: main.py of the official code.
 
@@ -34,6 +44,7 @@ class DeformableDETRConfig:
         False  # queries start with the content of encoder tokens; needs two_stage
     )
     look_forward: LookForward = "once"  # gradient through box refinement: once, twice, always
+    ignore_padding: bool = False  # norms and proposals leave it out, unlike in the official code
 
     def __post_init__(self):
         check_sizes(self, "n_levels", "n_points")
@@ -186,6 +197,7 @@ def check_sizes(config: DeformableDETRConfig | DETRConfig, *more: str) -> None:
     Raises:
         ValueError: For a value that no model can have.
     """
+    check_types(config)
     if config.backbone != "tiny" and not config.backbone.startswith("resnet"):
         raise ValueError(
             f'backbone "{config.backbone}" is not known; use "tiny" or a torchvision ResNet '
@@ -208,6 +220,24 @@ def check_sizes(config: DeformableDETRConfig | DETRConfig, *more: str) -> None:
         raise ValueError(f"dropout is {config.dropout}; it must lie in [0, 1)")
 
 
+def check_types(config) -> None:
+    """Check that plain fields hold what they are declared to: a float may be given as an int.
+
+    Args:
+        config: A dataclass.
+
+    Raises:
+        ValueError: Naming the field, for a number that is a string, a half integer and the like.
+    """
+    names = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
+    for field in fields(config):
+        value, expected = getattr(config, field.name), field.type
+        if expected in names and type(value) not in (
+            (int, float) if expected is float else (expected,)
+        ):
+            raise ValueError(f"{field.name} is {value!r}; it must be {names[expected]}")
+
+
 @dataclass(frozen=True)
 class ResizeConfig:
     """The size that images are resized to: the short side is given, the long side has a maximum.
@@ -221,12 +251,12 @@ class ResizeConfig:
 
     short_side: int = 800  # the short side of a resized image, in pixels
     long_side: int = 1333  # maximum long side, in pixels; longer images get a smaller short side
-    short_sides_in_training: tuple[
-        int, ...
-    ] = ()  # in training one is sampled for each image; empty: short_side
+    # short sides of which one is sampled for each image in training; empty: short_side
+    short_sides_in_training: tuple[int, ...] = ()
     multiple_of: int = 1  # round both sides to multiples of this, such as the stride 32
 
     def __post_init__(self):
+        check_types(self)
         if not 1 <= self.short_side <= self.long_side:
             raise ValueError(
                 f"an image size needs 1 <= short_side <= long_side, but it is "

@@ -3,14 +3,15 @@
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddetr_edu.attention import MSDeformAttn, valid_ratios
 from ddetr_edu.models.backbone import build_backbone
+from ddetr_edu.models.checks import ConfiguredModel, check_batch
 from ddetr_edu.models.config import DeformableDETRConfig
 from ddetr_edu.models.decoder import Decoder
 from ddetr_edu.models.encoder import Encoder
+from ddetr_edu.models.norms import apply_norm, resize_mask
 from ddetr_edu.models.position import sine_position
 from ddetr_edu.models.queries import ExtraQueries, LearnedQueries, ProposedQueries, add_extra
 
@@ -68,8 +69,11 @@ class InputProjection(nn.Module):
             nn.Sequential(convolution, nn.GroupNorm(32, d_model)) for convolution in convolutions
         )
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps (N, C_i, H_i, W_i), finest first -> L maps (N, C, H_l, W_l)."""
+    def forward(self, maps: list[Tensor], padding_mask: Tensor | None = None) -> list[Tensor]:
+        """The backbone's maps (N, C_i, H_i, W_i), finest first -> L maps (N, C, H_l, W_l).
+
+        With a padding_mask (N, H, W) bool the group norms leave out the padding.
+        """
         inputs = maps[-self.n_backbone :]
         levels: list[Tensor] = []
         for index, project in enumerate(self.levels):
@@ -77,12 +81,18 @@ class InputProjection(nn.Module):
                 source = inputs[index]
             else:
                 source = inputs[-1] if index == self.n_backbone else levels[-1]
-            levels.append(project(source))
+            assert isinstance(project, nn.Sequential)
+            convolution, norm = project
+            levels.append(apply_norm(norm, convolution(source), padding_mask))
         return levels
 
 
-class DeformableDETR(nn.Module):
+class DeformableDETR(ConfiguredModel):
     """Backbone, encoder and decoder: the boxes of an image without anchors and without NMS.
+
+    `torch.compile(model, dynamic=True)`, or in place `model.compile(dynamic=True)`, compiles it
+    once for all sizes of images and batches, and once more for batches of a single image. Of a
+    `Detector` compile the model alone: its resizing would be compiled anew for every size.
 
     Source: Zhu et al., Deformable DETR (arXiv 2010.04159); the official code's deformable_detr.py
     and deformable_transformer.py.
@@ -142,7 +152,7 @@ class DeformableDETR(nn.Module):
             TypeError: If the images have another dtype than the model.
         """
         check_batch(images, padding_mask, self.level_embedding)
-        levels = self.input_projection(self.backbone(images))  # L x (N, C, H_l, W_l)
+        levels = self.project(images, padding_mask)  # L x (N, C, H_l, W_l)
         spatial_shapes = [(level.shape[2], level.shape[3]) for level in levels]
         masks = [resize_mask(padding_mask, shape) for shape in spatial_shapes]
         tokens = flatten_levels(levels)  # (N, S, C)
@@ -175,46 +185,21 @@ class DeformableDETR(nn.Module):
             predictions.extra = collect_predictions(layers, slice(n_queries, None))
         return predictions
 
+    def project(self, images: Tensor, padding_mask: Tensor) -> list[Tensor]:
+        """The feature maps that the tokens are made of.
 
-def check_batch(images: Tensor, padding_mask: Tensor, parameter: Tensor) -> None:
-    """Check that a model can take this batch.
+        Args:
+            images: (N, 3, H, W), normalised.
+            padding_mask: (N, H, W) bool, True = padding.
 
-    Args:
-        images: What should be (N, 3, H, W), normalised.
-        padding_mask: What should be (N, H, W) bool, True = padding.
-        parameter: Any parameter of the model, which tells its device and dtype.
-
-    Raises:
-        ValueError: For a wrong shape, device or mask.
-        TypeError: If the images have another dtype than the model.
-    """
-    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(
-            f"images is {images.dtype} of shape {tuple(images.shape)}, but the model takes "
-            "normalised floating-point images (N, 3, H, W)"
-        )
-    if images.device != parameter.device or padding_mask.device != parameter.device:
-        raise ValueError(
-            f"images are on {images.device} and padding_mask on {padding_mask.device}, but the "
-            f"model is on {parameter.device}; move them to one device"
-        )
-    if images.dtype != parameter.dtype and not torch.is_autocast_enabled(parameter.device.type):
-        raise TypeError(
-            f"images are {images.dtype}, but the model computes in {parameter.dtype}; convert one "
-            "to the other"
-        )
-    expected = (images.shape[0], *images.shape[2:])
-    if padding_mask.shape != expected or padding_mask.dtype != torch.bool:
-        raise ValueError(
-            f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}, but "
-            f"with these images it must be bool of shape {expected}, True = padding"
-        )
-    if not torch.compiler.is_compiling() and padding_mask[:, 0, 0].any():
-        raise ValueError(
-            "padding_mask marks the top left pixel of an image as padding; images must lie "
-            "in the top left corner, with True = padding (Hugging Face's pixel_mask is the "
-            "inverse)"
-        )
+        Returns:
+            L maps (N, C, H_l, W_l), finest first. With config.ignore_padding they do not depend on
+            the padding; see `DeformableDETRConfig`.
+        """
+        # Without padding the usual norms give the same, and faster; a graph must fit any batch.
+        if self.config.ignore_padding and (torch.compiler.is_compiling() or padding_mask.any()):
+            return self.input_projection(self.backbone(images, padding_mask), padding_mask)
+        return self.input_projection(self.backbone(images))
 
 
 def collect_predictions(layers: list[tuple[Tensor, Tensor]], queries: slice) -> Predictions:
@@ -232,11 +217,6 @@ def collect_predictions(layers: list[tuple[Tensor, Tensor]], queries: slice) -> 
     ]
     last.aux = earlier
     return last
-
-
-def resize_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The padding mask of a level, by nearest neighbour: (N, H, W) bool -> (N, *shape) bool."""
-    return F.interpolate(padding_mask[None].float(), size=shape, mode="nearest")[0].bool()
 
 
 def flatten_levels(levels: list[Tensor]) -> Tensor:

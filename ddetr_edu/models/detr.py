@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ddetr_edu.models.backbone import build_backbone
+from ddetr_edu.models.checks import ConfiguredModel, check_batch
 from ddetr_edu.models.config import DETRConfig
-from ddetr_edu.models.deformable_detr import Predictions, check_batch, flatten_levels, resize_mask
+from ddetr_edu.models.deformable_detr import Predictions, flatten_levels
 from ddetr_edu.models.dropout import Dropout
 from ddetr_edu.models.encoder import FeedForward
 from ddetr_edu.models.heads import box_mlp
+from ddetr_edu.models.norms import resize_mask
 from ddetr_edu.models.position import sine_position
 
 
@@ -108,7 +110,7 @@ class DenseDecoderLayer(nn.Module):
         return self.ffn_norm(content + self.dropout(self.ffn(content)))
 
 
-class DETR(nn.Module):
+class DETR(ConfiguredModel):
     """Backbone, dense encoder and dense decoder; called like `DeformableDETR`.
 
     Source: Carion et al., DETR (arXiv 2005.12872); models/detr.py and models/transformer.py of
@@ -156,7 +158,7 @@ class DETR(nn.Module):
         """
         check_batch(images, padding_mask, self.queries.weight)
         level = self.input_projection(self.backbone(images)[-1])  # (N, C, H_l, W_l), stride 32
-        mask = resize_mask(padding_mask, level.shape[-2:])  # (N, H_l, W_l)
+        mask = resize_mask(padding_mask, (level.shape[2], level.shape[3]))  # (N, H_l, W_l)
         # bf16 has 8 significant bits: coordinates need fp32.
         coord_dtype = torch.promote_types(level.dtype, torch.float32)
         position = sine_position(mask, self.config.d_model, shift=0, dtype=coord_dtype)

@@ -73,6 +73,7 @@ class ProposedQueries(nn.Module):
         super().__init__()
         c = config.d_model
         self.n_queries, self.tokens_as_content = config.n_queries, config.tokens_as_content
+        self.ignore_padding = config.ignore_padding
         self.memory_projection = nn.Linear(c, c)
         self.memory_norm = nn.LayerNorm(c)
         self.heads = PredictionHeads(c, config.num_classes, init_box_size=False)
@@ -90,7 +91,8 @@ class ProposedQueries(nn.Module):
         """Propose a box for every token, and choose the queries among them.
 
         Tokens without a valid box are zeroed first, so they all predict the same logits, and their
-        box is (1, 1, 1, 1). As in the official code, they may still be chosen.
+        box is (1, 1, 1, 1). As in the official code, they may still be chosen; with
+        config.ignore_padding, those in the padding are not.
 
         Args:
             memory: (N, S, C), the encoder's output.
@@ -110,21 +112,28 @@ class ProposedQueries(nn.Module):
         boxes = boxes.masked_fill(~valid, 1.0)  # in the official code the sigmoid of infinity
 
         count = min(self.n_queries, memory.shape[1])
-        topk_indices = self.objectness(logits).topk(count, dim=1).indices[..., None]  # (N, Lq, 1)
+        topk_indices = self.objectness(logits, padding_masks).topk(count, dim=1).indices
+        topk_indices = topk_indices[..., None]  # (N, Lq, 1)
         references = boxes.gather(1, topk_indices.expand(-1, -1, 4)).detach()  # (N, Lq, 4)
         tokens = state.gather(1, topk_indices.expand(-1, -1, state.shape[-1])).detach()
         return self.from_boxes(references, tokens), (logits, boxes)
 
-    def objectness(self, logits: Tensor) -> Tensor:
+    def objectness(self, logits: Tensor, padding_masks: list[Tensor]) -> Tensor:
         """The logit by which tokens are chosen.
 
         Args:
             logits: (N, S, K) of every token.
+            padding_masks: One (N, H, W) bool per level, True = padding.
 
         Returns:
-            (N, S): the highest class logit, or, as in the official code, that of class 0.
+            (N, S): the highest class logit, or, as in the official code, that of class 0; with
+            config.ignore_padding minus infinity in the padding.
         """
-        return logits.amax(-1) if self.tokens_as_content else logits[..., 0]
+        objectness = logits.amax(-1) if self.tokens_as_content else logits[..., 0]
+        if self.ignore_padding:
+            padding = torch.cat([mask.flatten(1) for mask in padding_masks], dim=1)  # (N, S)
+            objectness = objectness.masked_fill(padding, -torch.inf)
+        return objectness
 
     def from_boxes(self, boxes: Tensor, tokens: Tensor) -> Queries:
         """Queries that start at given boxes.

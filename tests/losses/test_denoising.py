@@ -84,9 +84,35 @@ def test_the_same_generator_gives_the_same_noise(targets):
 
 
 @pytest.mark.parametrize(
+    "counts, groups",
+    [((3, 0), 5), ((40, 2), 5), ((41, 2), 4), ((2, 100), 2), ((101,), 1), ((700, 7), 1), ((0,), 5)],
+)
+def test_many_objects_get_fewer_groups_but_at_least_one(counts, groups):
+    targets = [{"labels": torch.zeros(n).long(), "boxes": torch.rand(n, 4)} for n in counts]
+    noised = make(groups=5)(targets)
+    assert noised.groups == groups and noised.extra.attn_mask.shape[1] == groups * max(counts)
+    assert len(noised.labels) == len(noised.boxes) == groups * sum(counts)
+    assert groups * max(counts) <= max(200, max(counts))
+
+
+@torch.no_grad()
+def test_the_loss_of_each_object_is_averaged_over_the_groups_that_it_has(predict, targets):
+    """So that a batch with fewer groups counts as much as one with more."""
+    predictions = []
+    for max_queries in (200, 6, 1):  # five groups, two, one
+        noised = make(5, box_noise=0, label_noise=0, max_queries=max_queries)(targets)
+        losses = denoising_losses(predict(noised.extra).extra, noised, WEIGHTS, num_boxes=7)
+        predictions.append((noised.groups, losses["loss_l1_denoising"]))
+    assert [groups for groups, _ in predictions] == [5, 2, 1]
+    torch.testing.assert_close(predictions[0][1], predictions[2][1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(predictions[1][1], predictions[2][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     "values, message",
     [
         (dict(groups=0), "groups is 0"),
+        (dict(max_queries=0), "max_queries is 0"),
         (dict(box_noise=1.5), "box_noise is 1.5"),
         (dict(label_noise=-0.1), "label_noise is -0.1"),
     ],

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ddetr_edu.losses.matcher as matcher
-from ddetr_edu.losses.matcher import LossWeights, class_cost, match, matching_cost
+from ddetr_edu.losses.matcher import DETR_WEIGHTS, LossWeights, class_cost, match, matching_cost
 
 N, LQ, K = 3, 5, 7
 UNEVEN = LossWeights(label=1.7, l1=3.1, giou=0.9)
@@ -127,6 +128,48 @@ def test_each_image_is_matched_as_if_alone(scene):
             assert torch.equal(a, b)
 
 
+def test_pairs_across_images_are_computed_only_where_they_are_few(scene, monkeypatch):
+    """The indices are the same; the largest call is that of the image with the most objects."""
+    logits, boxes, targets = scene(2, counts=(40, 0, 30, 7), n_queries=50)
+    expected = match(logits, boxes, targets, UNEVEN)
+    pairs = []
+
+    def counting(logits, boxes, labels, *rest):
+        pairs.append(len(logits) * len(labels))
+        return matching_cost(logits, boxes, labels, *rest)
+
+    monkeypatch.setattr(matcher, "matching_cost", counting)
+    match(logits, boxes, targets, UNEVEN)
+    assert pairs == [4 * 50 * 77]  # few enough: one call for all
+    pairs.clear()
+    for max_pairs, sizes in ((0, [2000, 0, 1500, 350]), (2 * 50 * 77, [4000, 3700])):
+        monkeypatch.setattr(matcher, "MAX_PAIRS", max_pairs)
+        found = match(logits, boxes, targets, UNEVEN)
+        assert pairs == sizes
+        pairs.clear()
+        for a, b in zip(found, expected, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+def test_no_tensor_holds_more_than_the_pairs_of_one_image(scene):
+    logits, boxes, targets = scene(2, counts=(600,) * 4, n_queries=500)
+    with LargestTensor() as largest:
+        match(logits, boxes, targets, UNEVEN)
+    assert largest.numel == 500 * 600 * 2  # x and y of a corner for each pair
+
+
 def test_an_image_without_objects_matches_nothing(scene):
     for queries, objects in match(*scene(3, counts=(0, 0)), LossWeights()):
         assert queries.shape == objects.shape == (0,)
@@ -201,3 +244,43 @@ def test_a_query_that_predicts_no_object_is_matched_last():
     targets = [{"labels": torch.tensor([1, 0]), "boxes": torch.full((2, 4), 0.5)}]
     ((queries, objects),) = match(logits, boxes, targets, matcher.DETR_WEIGHTS)
     assert dict(zip(queries.tolist(), objects.tolist(), strict=True)) == {1: 0, 2: 1}
+
+
+# What cannot be matched -------------------------------------------------------------------------
+
+
+def change(target, **changes):
+    return {**target, **changes}
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda t: t[:2], "predictions for 3 images, but 2 targets"),
+        (lambda t: [*t, t[0]], "predictions for 3 images, but 4 targets"),
+        (
+            lambda t: [change(t[0], labels=t[0]["labels"][:1]), *t[1:]],
+            r"target 0 has labels of shape \(1,\) and boxes of shape \(2, 4\)",
+        ),
+        (lambda t: [change(t[0], boxes=t[0]["boxes"][:, :3]), *t[1:]], r"shape \(2, 3\)"),
+        (lambda t: [change(t[0], labels=t[0]["labels"].float()), *t[1:]], "torch.float32.*int64"),
+        (lambda t: [change(t[0], boxes=t[0]["boxes"].long()), *t[1:]], "boxes of torch.int64"),
+        (lambda t: [change(t[0], boxes=t[0]["boxes"].to("meta")), *t[1:]], "boxes on meta"),
+        (lambda t: [change(t[0], labels=t[0]["labels"] + K), *t[1:]], "target 0 has .* 0 to 6"),
+        (lambda t: [*t[:2], change(t[2], labels=t[2]["labels"] - K)], "target 2 has .* -"),
+    ],
+)
+def test_targets_that_do_not_fit_are_named(scene, edit, message):
+    logits, boxes, targets = scene()
+    with pytest.raises(ValueError, match=message) as refused:
+        match(logits, boxes, edit(targets), LossWeights())
+    assert "\n" not in str(refused.value)
+
+
+def test_no_object_is_no_class_of_a_target(scene):
+    logits, boxes, targets = scene()  # as a DETR's: the last of K outputs is "no object"
+    targets = [
+        change(target, labels=torch.full_like(target["labels"], K - 1)) for target in targets
+    ]
+    with pytest.raises(ValueError, match="indices run from 0 to 5"):
+        match(logits, boxes, targets, DETR_WEIGHTS)

@@ -25,6 +25,7 @@ def test_the_defaults_are_the_official_ones():
         two_stage=False,
         tokens_as_content=False,
         look_forward="once",
+        ignore_padding=False,
     )
 
 
@@ -73,6 +74,14 @@ def test_an_unknown_preset_is_refused_with_a_list_of_the_known_ones():
         (dict(look_forward="twice"), 'look_forward "twice" needs box_refine'),
         (dict(dropout=1.0), "dropout is 1.0"),
         (dict(dropout=-0.1), "dropout is -0.1"),
+        (dict(dropout=float("nan")), "dropout is nan"),
+        (dict(dropout="0.1"), "dropout is '0.1'; it must be a number"),
+        (dict(n_queries="60"), "n_queries is '60'; it must be an integer"),
+        (dict(n_queries=60.5), "n_queries is 60.5; it must be an integer"),
+        (dict(num_classes=True), "num_classes is True; it must be an integer"),
+        (dict(d_model=None), "d_model is None; it must be an integer"),
+        (dict(ignore_padding="no"), "ignore_padding is 'no'; it must be True or False"),
+        (dict(backbone=50), "backbone is 50; it must be a string"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_sentence(values, message):

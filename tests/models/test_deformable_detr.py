@@ -9,13 +9,9 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ddetr_edu.attention import MSDeformAttn, capture
 from ddetr_edu.models.config import DeformableDETRConfig
-from ddetr_edu.models.deformable_detr import (
-    DeformableDETR,
-    InputProjection,
-    flatten_levels,
-    resize_mask,
-)
+from ddetr_edu.models.deformable_detr import DeformableDETR, InputProjection, flatten_levels
 from ddetr_edu.models.heads import inverse_sigmoid
+from ddetr_edu.models.norms import resize_mask
 
 # Size -------------------------------------------------------------------------------------------
 

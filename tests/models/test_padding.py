@@ -8,9 +8,11 @@ Of the differences that padding makes, some must be zero and some are inherent:
   has a score, the same one for all masked tokens; an image alone has none. The image loses one
   query for each. This is kept, since the official parameters were trained with it. Also, a small
   image alone may have fewer tokens than queries, and more in a batch with a larger one.
-- Inherent to the whole model: convolutions and group norms depend on the padding at the border. A
-  bound shows how small that effect is in the tiny model. And where a side is no multiple of 32, the
-  mask of a level may count one row more than the image alone would have.
+- Inherent to the official model: convolutions at the border of an image and group norms depend on
+  the padding. A bound shows how small that effect is in a fresh tiny model.
+- With ignore_padding a tiny model has neither of the two.
+- Where a side of the batch is no multiple of the largest stride, the mask of a level may count one
+  row more than the image alone would have.
 """
 
 import pytest
@@ -19,7 +21,10 @@ from torch import nn
 
 import ddetr_edu.models.deformable_detr
 from ddetr_edu.attention import capture
+from ddetr_edu.models.backbone import ResNetBackbone, fuse_conv_bn
+from ddetr_edu.models.capture import capture as capture_model
 from ddetr_edu.models.config import ResizeConfig
+from ddetr_edu.models.deformable_detr import Predictions
 from ddetr_edu.models.preprocessing import make_batch
 
 
@@ -217,3 +222,110 @@ def test_in_two_stages_padding_moves_proposals_little(build):
         single = model(*make_batch([image], size)).encoder.boxes[0]
         batched, single = (boxes[(boxes < 1).all(-1)] for boxes in (batch[n], single))
         assert 0 < (batched - single).abs().max() < 0.03
+
+
+# Norms that leave out padding -------------------------------------------------------------------
+
+
+def images_of(*sizes):
+    """A batch whose padding goes up to multiples of 64, and each image as a batch of its own.
+
+    Alone, an image is not padded at all, even where its sides are no multiples of a stride.
+    """
+    g = torch.Generator().manual_seed(6)
+    images = [torch.randn(3, h, w, generator=g) for h, w in sizes]
+    height, width = (-(-max(side) // 64) * 64 for side in zip(*sizes, strict=True))
+    batch, mask = torch.zeros(len(images), 3, height, width), torch.ones(len(images), height, width)
+    for n, (h, w) in enumerate(sizes):
+        batch[n, :, :h, :w], mask[n, :h, :w] = images[n], 0
+    alone = [(image[None], torch.zeros(1, *image.shape[1:], dtype=torch.bool)) for image in images]
+    return (batch, mask.bool()), alone
+
+
+@pytest.mark.parametrize("n_levels", [2, 3, 4])
+@torch.no_grad()
+def test_with_ignore_padding_the_whole_tiny_model_predicts_as_for_the_image_alone(build, n_levels):
+    batch, alone = images_of((64, 192), (50, 75), (33, 64), (64, 48))
+    moved = {}
+    for ignore_padding in (False, True):
+        model = build(n_levels=n_levels, ignore_padding=ignore_padding)
+        found, singles = model(*batch), [model(*one) for one in alone]
+        moved[ignore_padding] = max(
+            distance(Predictions(many.logits[n : n + 1], many.boxes[n : n + 1]), one)
+            for n, single in enumerate(singles)
+            for many, one in zip([found, *found.aux], [single, *single.aux], strict=True)
+        )
+    assert moved[True] < 2e-5 and moved[False] > 1e-2
+
+
+@pytest.mark.parametrize("tokens_as_content", [False, True])
+@torch.no_grad()
+def test_with_ignore_padding_so_do_two_stages(build, tokens_as_content):
+    """Alone the smallest image has 64 tokens, so that all 11 queries are its own."""
+    batch, alone = images_of((64, 192), (50, 75), (64, 48))
+    moved = {}
+    for ignore_padding in (False, True):
+        model = build(
+            two_stage=True, tokens_as_content=tokens_as_content, ignore_padding=ignore_padding
+        )
+        # The zeroed tokens get the highest objectness of all, so that padding would be chosen.
+        own = model.queries
+        zeroed = own.memory_norm(own.memory_projection.bias)
+        own.heads.class_head.weight[0] += 5 * zeroed / zeroed.square().sum()
+        with capture_model(model) as records:
+            found = model(*batch)
+        singles = [model(*one) for one in alone]
+        moved[ignore_padding] = max(
+            distance(Predictions(many.logits[n : n + 1], many.boxes[n : n + 1]), one)
+            for n, single in enumerate(singles)
+            for many, one in zip([found, *found.aux], [single, *single.aux], strict=True)
+        )
+    assert moved[True] < 2e-5 and moved[False] > 1e-2
+    (proposals,) = records.proposals
+    padding = proposals.objectness.isinf()
+    assert padding[1:].any(1).all() and not padding[0].any()
+    assert not padding.gather(1, proposals.topk_indices).any()
+
+
+def test_with_ignore_padding_training_does_not_depend_on_how_much_padding_there_is(build):
+    """Batch norms mix the images of a batch, but the padding of that batch has no part in it."""
+    (images, mask), _ = images_of((64, 128), (50, 75))
+    wider = (
+        nn.functional.pad(images, (0, 64, 0, 64)),
+        nn.functional.pad(mask, (0, 64, 0, 64), value=True),
+    )
+    results = []
+    for batch in ((images, mask), wider):
+        model = build(ignore_padding=True).train()
+        out = model(*batch)
+        out.boxes.sum().backward()
+        results.append((out, model))
+    (a, first), (b, second) = results
+    torch.testing.assert_close(a.logits, b.logits, rtol=0, atol=5e-5)
+    torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=2e-5)
+    for x, y in zip(first.buffers(), second.buffers(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    for (name, x), y in zip(first.named_parameters(), second.parameters(), strict=True):
+        if x.grad is not None:
+            scale = x.grad.abs().max().item()
+            torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=2e-3 * scale + 1e-5, msg=name)
+
+
+@torch.no_grad()
+def test_ignore_padding_survives_fusing_and_changes_nothing_without_padding(build):
+    batch, alone = images_of((64, 128), (50, 75))
+    masked, plain = build(ignore_padding=True), build()
+    assert torch.equal(masked(*alone[0]).logits, plain(*alone[0]).logits)
+    expected = masked(*batch)
+    fuse_conv_bn(masked.backbone)
+    assert distance(masked(*batch), expected) < 1e-4
+
+
+@torch.no_grad()
+def test_with_ignore_padding_a_resnet_leaves_zeros_in_the_padding():
+    (images, mask), _ = images_of((64, 128), (50, 75))
+    maps = ResNetBackbone("resnet18").eval()(images, mask)
+    for m, shape in zip(maps, ((7, 10), (4, 5), (2, 3)), strict=True):
+        rows, columns = shape  # of the second image, rounded up
+        assert m[1, :, :rows, :columns].any() and m[0].any()
+        assert not m[1, :, rows:].any() and not m[1, :, :, columns:].any()
