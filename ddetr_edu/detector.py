@@ -13,9 +13,15 @@ from ddetr_edu.losses.denoising import Denoising, denoising_losses
 from ddetr_edu.losses.matcher import LossWeights
 from ddetr_edu.models.backbone import fuse_conv_bn
 from ddetr_edu.models.config import ResizeConfig
-from ddetr_edu.models.deformable_detr import DeformableDETR
+from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
 from ddetr_edu.models.detr import DETR
+from ddetr_edu.models.non_finite import check_finite
 from ddetr_edu.models.preprocessing import ImageInput, best_detections, load_image, make_batch
+
+NOT_SAVABLE = (
+    "a copy by for_inference() cannot be saved, because its batch norms are gone; save the "
+    "detector that it was made from"
+)
 
 Detections = dict[str, Tensor]  # "boxes" (k, 4) xyxy in pixels, "scores", "labels", "queries" (k,)
 
@@ -61,6 +67,7 @@ class Detector(nn.Module):
         self.loss_weights = loss_weights
         self.denoising = denoising
         self.labels = list(self.categories)  # class output -> label
+        self.only_for_inference = False  # True of a copy by `for_inference`
 
     def forward(
         self,
@@ -68,6 +75,7 @@ class Detector(nn.Module):
         targets: list[dict[str, Tensor]] | None = None,
         num_boxes: float | None = None,
         num_images: float | None = None,
+        top_k: int = 100,
     ) -> dict[str, Tensor] | list[Detections]:
         """Losses in training mode, detections in evaluation mode.
 
@@ -77,14 +85,16 @@ class Detector(nn.Module):
             num_boxes: In training, the number of objects that the losses are divided by; those of
                 these targets if None. See `detection_losses`.
             num_images: The number of images that those objects are in, counted likewise.
+            top_k: In evaluation, keep at most this many detections of each image.
 
         Returns:
-            In training, a dict of losses to be summed. In evaluation, for each image the 100 best
+            In training, a dict of losses to be summed. In evaluation, for each image the best
             detections, best first: "boxes" (k, 4) xyxy in pixels, "scores" (k,), "labels" (k,) and
             "queries" (k,), the decoder query of each.
 
         Raises:
-            ValueError: Naming the image, for images or targets that cannot be used.
+            ValueError: Naming the image, for images or targets that cannot be used; for a model
+                that is not in fp32; in evaluation, naming the first tensor that is NaN or infinite.
         """
         if isinstance(images, Tensor):
             raise ValueError("images is one tensor; the detector takes a list of (3, H, W) images")
@@ -94,7 +104,7 @@ class Detector(nn.Module):
         for n, image in enumerate(images):
             check_image(image, n, device)
         if not self.training:
-            return self._detect(images, 100)
+            return self._detect(images, top_k)
         if targets is None or len(targets) != len(images):
             raise ValueError(
                 f"in training mode {len(images)} images need as many targets, but there are "
@@ -104,7 +114,7 @@ class Detector(nn.Module):
             self.prepare_target(target, (image.shape[1], image.shape[2]), n)
             for n, (image, target) in enumerate(zip(images, targets, strict=True))
         ]
-        batch, padding_mask = make_batch(images, self.resize, training=True)
+        batch, padding_mask = self._make_batch(images, training=True)
         noised = None if self.denoising is None else self.denoising(prepared)
         extra = {} if noised is None else {"extra": noised.extra}
         predictions = self.model(batch, padding_mask, **extra)
@@ -123,11 +133,36 @@ class Detector(nn.Module):
         with the channels of a pixel side by side (channels_last).
 
         Returns:
-            The copy, in evaluation mode. It can neither be trained nor saved.
+            The copy, in evaluation mode. Training or saving it raises a ValueError: its batch norms
+            are gone, and no other model could load its parameters.
         """
+        if self.only_for_inference:
+            return copy.deepcopy(self)
         faster = copy.deepcopy(self).eval().requires_grad_(False)
         fuse_conv_bn(faster.model.backbone)
+        faster.only_for_inference = True
+        # Whatever saves a model asks for its state dict.
+        faster.model.register_state_dict_pre_hook(_refuse_to_save)
         return faster.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "Detector":
+        """Choose between training mode and evaluation mode, as of any module.
+
+        Args:
+            mode: True for training.
+
+        Returns:
+            The detector itself.
+
+        Raises:
+            ValueError: For training of a copy by `for_inference`.
+        """
+        if mode and self.only_for_inference:
+            raise ValueError(
+                "a copy by for_inference() cannot be trained, because its batch norms are gone; "
+                "train the detector that it was made from"
+            )
+        return super().train(mode)
 
     @overload
     def predict(
@@ -151,7 +186,7 @@ class Detector(nn.Module):
         Args:
             images: Whatever `load_image` takes: a path, a PIL image, an array or a tensor; or a
                 list of these.
-            threshold: Leave out detections with a lower score.
+            threshold: Leave out detections with a lower score; from 0 to 1.
             top_k: Keep at most this many detections of each image.
 
         Returns:
@@ -160,14 +195,13 @@ class Detector(nn.Module):
 
         Raises:
             ValueError: For a file that is missing or is no image, an array of a wrong shape or
-                range, or top_k below 1.
+                range, a threshold outside 0 to 1, or top_k below 1; and as `forward`.
             TypeError: For another kind of object, or an array of another dtype.
         """
+        check_threshold(threshold)
         if isinstance(images, list):
             return [self.predict(image, threshold, top_k) for image in images]
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; at least 1 is needed")
-        image = load_image(images).to(next(self.model.parameters()).device)
+        image = load_image(images).to(next(self.model.parameters()))  # to its device and dtype
         self.eval()
         (detections,) = self._detect([image], top_k)
         keep = detections["scores"] >= threshold
@@ -175,8 +209,10 @@ class Detector(nn.Module):
 
     def _detect(self, images: list[Tensor], count: int) -> list[Detections]:
         """The best detections of each image (3, H, W), with labels in place of class outputs."""
+        if count < 1:
+            raise ValueError(f"top_k is {count}; at least 1 is needed")
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        predictions = self.model(*make_batch(images, self.resize))
+        predictions = self.run_model(images)
         labels = torch.tensor(self.labels, device=images[0].device)
         return [
             {
@@ -187,6 +223,38 @@ class Detector(nn.Module):
             }
             for best in best_detections(predictions, sizes, count)
         ]
+
+    def run_model(self, images: list[Tensor]) -> Predictions:
+        """What the model itself predicts for images, as in evaluation.
+
+        Args:
+            images: (3, H, W) in [0, 1] each, on the device of the detector.
+
+        Returns:
+            The predictions, all of them finite.
+
+        Raises:
+            ValueError: For a model that is not in fp32, and naming the first tensor that is NaN or
+                infinite: a parameter, or else the output of a module.
+        """
+        batch, padding_mask = self._make_batch(images)
+        predictions = self.model(batch, padding_mask)
+        check_finite(self.model, batch, padding_mask, predictions)
+        return predictions
+
+    def _make_batch(self, images: list[Tensor], training: bool = False) -> tuple[Tensor, Tensor]:
+        """As `make_batch`, for parameters of a dtype that coordinates can have."""
+        dtypes = {p.dtype for p in self.model.parameters()}
+        device_type = next(self.model.parameters()).device.type
+        usable = dtypes in ({torch.float32}, {torch.float64})
+        if not usable and not torch.is_autocast_enabled(device_type):
+            names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            raise ValueError(
+                f"the detector's parameters are {names}, but coordinates need float32; call "
+                "detector.float(), and for 16-bit arithmetic call the detector inside `with "
+                'torch.autocast("cuda", torch.bfloat16):`'
+            )
+        return make_batch(images, self.resize, training)
 
     def prepare_target(
         self, target: dict[str, Tensor], size: tuple[int, int], n: int = 0
@@ -234,6 +302,24 @@ class Detector(nn.Module):
             "labels": torch.tensor(classes, dtype=torch.int64, device=boxes.device),
             "boxes": box_convert(boxes / scale, "xyxy", "cxcywh").to(torch.float32),
         }
+
+
+def _refuse_to_save(model: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """A hook of state_dict()."""
+    raise ValueError(NOT_SAVABLE)
+
+
+def check_threshold(threshold: float) -> None:
+    """Check that scores can be compared with a threshold.
+
+    Args:
+        threshold: The lowest score to keep.
+
+    Raises:
+        ValueError: If it is not a number from 0 to 1.
+    """
+    if not 0 <= threshold <= 1:  # NaN is not
+        raise ValueError(f"the threshold is {threshold:g}; scores are from 0 to 1, so give that")
 
 
 def check_image(image: Tensor, n: int, device: torch.device) -> None:

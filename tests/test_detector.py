@@ -1,11 +1,17 @@
 """`Detector`: the contract of torchvision.models.detection, and the errors it raises."""
 
+import pickle
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from torchvision import tv_tensors
 
+from ddetr_edu.checkpoints.huggingface import save_huggingface
+from ddetr_edu.checkpoints.io import save
+from ddetr_edu.checkpoints.official import save_official
+from ddetr_edu.checkpoints.onnx import export_onnx
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.criterion import detection_losses
 from ddetr_edu.losses.denoising import Denoising
@@ -321,8 +327,46 @@ def test_predict_leaves_out_detections_below_the_threshold(build, painting):
     kept = int((everything["scores"] >= middle).sum())
     assert 8 <= kept < len(everything["scores"])
     assert all(len(values) == kept for values in found.values())
-    assert all(len(v) == 0 for v in detector.predict(painting, threshold=1.1).values())
+    assert all(len(v) == 0 for v in detector.predict(painting, threshold=1.0).values())
     assert len(detector.predict(painting)["scores"]) == 0  # 0.5 by default
+
+
+@pytest.mark.parametrize("threshold", [2, 1.01, -1, -0.01, float("nan"), float("inf")])
+def test_a_threshold_that_no_score_can_have_is_refused(build, painting, threshold):
+    for images in (painting, [painting], []):
+        with pytest.raises(ValueError, match=f"the threshold is {threshold:g}; .* 0 to 1"):
+            build().predict(images, threshold)
+
+
+def test_more_detections_than_100_can_be_asked_for(build, images):
+    detector = build().eval()
+    n = len(detector.labels) * detector.model.config.n_queries
+    for top_k in (1, 5, 1000):
+        assert len(detector(images, top_k=top_k)[0]["scores"]) == min(top_k, n)
+    with pytest.raises(ValueError, match="top_k is 0"):
+        detector(images, top_k=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("part", ["model", "backbone"])
+def test_a_model_of_16_bits_says_what_to_do(build, painting, images, targets, dtype, part):
+    detector = build()
+    (detector.model if part == "model" else detector.model.backbone).to(dtype)
+    for call in (
+        lambda: detector.predict(painting),
+        lambda: detector.eval()(images),
+        lambda: detector.train()(images, targets),
+    ):
+        with pytest.raises(ValueError, match=r"float16.*detector\.float\(\).*torch\.autocast"):
+            call()
+    with torch.autocast("cpu", torch.bfloat16):  # as the sentence advises
+        assert len(detector.float().predict(painting, 0.0)["scores"])
+
+
+def test_a_model_of_64_bits_predicts(build, painting):
+    expected = build().predict(painting, 0.0)
+    found = build().double().predict(painting, 0.0)
+    torch.testing.assert_close(found["scores"].float(), expected["scores"], rtol=1e-4, atol=1e-5)
 
 
 def test_another_device_or_dtype_is_named(build):
@@ -353,7 +397,27 @@ def test_the_copy_for_inference_detects_the_same(build, images, targets):
         torch.testing.assert_close(other["boxes"], one["boxes"], rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(other["scores"], one["scores"], rtol=1e-4, atol=1e-5)
     assert not any(parameter.requires_grad for parameter in faster.parameters())
+    again = faster.for_inference().eval()(images)
+    assert torch.equal(again[0]["scores"], after[0]["scores"])
+    for train in (faster.train, faster.for_inference().train):
+        with pytest.raises(ValueError, match="for_inference.. cannot be trained"):
+            train()
+    assert not faster.training
     detector.train()(images, targets)["loss_label"].backward()  # the original can still be trained
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "official", "huggingface", "a.onnx"])
+def test_the_copy_for_inference_cannot_be_saved(build, images, tmp_path, name):
+    faster = build().for_inference()
+    write = {"official": save_official, "huggingface": save_huggingface, "a.onnx": export_onnx}.get(
+        name, save
+    )
+    with pytest.raises(ValueError, match="for_inference.. cannot be saved"):
+        write(tmp_path / name, faster)
+    assert not list(tmp_path.iterdir())
+    for module in (faster, faster.model, pickle.loads(pickle.dumps(faster))):
+        with pytest.raises(ValueError, match="for_inference.. cannot be saved"):
+            module.state_dict()
 
 
 # Images in memory -------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from ddetr_edu.analysis.inspector import InspectorSession
 from ddetr_edu.analysis.trace import trace
 from ddetr_edu.checkpoints.io import load
 from ddetr_edu.checkpoints.safe_load import CheckpointError, safe_load
+from ddetr_edu.detector import check_threshold
 from ddetr_edu.models.preprocessing import ImageInput
+from ddetr_edu.viz.fonts import category_text
 from ddetr_edu.viz.training_animation import Animation, training_animation
 
 
@@ -32,7 +34,7 @@ def animate_training(
         run: The folder of `ddetr train`, where `--keep-checkpoints` says how many older
             checkpoints are left.
         image: Anything that `load_image` takes.
-        threshold: Leave out detections with a lower score.
+        threshold: Leave out detections with a lower score; from 0 to 1.
 
     Returns:
         The animation, and for each frame what `training_animation` was given.
@@ -42,6 +44,7 @@ def animate_training(
         ValueError: As `trace`.
         TypeError: As `trace`.
     """
+    check_threshold(threshold)
     sessions = [
         (step, InspectorSession(trace(load(path), image, layers="decoder*")))
         for path, step in checkpoints(Path(run))
@@ -83,12 +86,13 @@ def frame_data(
     target = box_convert(torch.from_numpy(followed)[None], "cxcywh", "xyxy")
     query = int(box_iou(boxes, target).argmax())
     shown = [int(q) for q in np.argsort(-scores) if scores[q] >= threshold]
+    names = [category_text(*item) for item in session.trace.detector.categories.items()]
     in_pixels = boxes.numpy() * [width, height, width, height]
     return {
         "step": step,
         "AP": precision,
         "boxes": in_pixels[shown],
-        "texts": [f"{session.names[classes[q]]} {scores[q]:.2f}" for q in shown],
+        "texts": [f"{names[classes[q]]} {scores[q]:.2f}" for q in shown],
         "box": in_pixels[query],
         "reference": decoder.references[-1, query],
         "locations": decoder.locations[-1, query],
@@ -131,8 +135,8 @@ def precision_by_step(run: Path) -> dict[int, float]:
         run: The folder of `ddetr train`.
 
     Returns:
-        {step: AP} of each evaluation.
+        {step: AP} of each evaluation that had an object to measure.
     """
     log = run / "metrics.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return {line["step"]: line["AP"] for line in lines if "AP" in line}
+    return {line["step"]: line["AP"] for line in lines if line.get("AP", -1) >= 0}

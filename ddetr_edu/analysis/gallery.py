@@ -178,6 +178,7 @@ def write_gallery(
     Returns:
         The files written, the page last.
     """
+    out = out.absolute() if not out.name else out  # "." has no name of its own
     out.mkdir(parents=True, exist_ok=True)
     page = [
         "# Gallery",
@@ -200,8 +201,8 @@ def write_gallery(
         save_small(drawn[0], files[-1])
         link = f"![{exhibit.title}]({out.name}/{files[-1].name})"
         page += ["", f"## {exhibit.title}", "", link, "", f"{exhibit.how_to_read} `{exhibit.call}`"]
-    files.append(out.with_suffix(".md"))
-    files[-1].write_text("\n".join(page) + "\n")
+    files.append(out.with_name(f"{out.name}.md"))
+    files[-1].write_text("\n".join(page) + "\n", encoding="utf-8")
     return files
 
 

@@ -192,7 +192,8 @@ def explore(detector: Detector, image: ImageInput):
 
         dd.explore(detector, "street.jpg")
 
-    A figure of the best detection is shown first, for readers of a notebook that is not running.
+    A figure of the query that it opens on, the largest detection, is shown first, for readers of a
+    notebook that is not running.
 
     Args:
         detector: The detector, whose model is a Deformable DETR.
@@ -210,9 +211,8 @@ def explore(detector: Detector, image: ImageInput):
     from ddetr_edu.viz.widget import inspector_widget
 
     session = InspectorSession(trace(detector, image, layers="decoder*"))
-    widget = inspector_widget(
-        session.page_data(), lambda query, x, y: pack_trace(session.move_query(query, x, y))
-    )
-    figure, _ = session.trace.sampling_points()
+    data = session.page_data()
+    widget = inspector_widget(data, lambda query, x, y: pack_trace(session.move_query(query, x, y)))
+    figure, _ = session.trace.sampling_points(data["queries"][data["first"]])
     display(figure)
     return widget

@@ -9,7 +9,7 @@ from torchvision.ops import box_convert
 
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.matcher import DETR_WEIGHTS, LossWeights, match, matching_cost
-from ddetr_edu.models.preprocessing import ImageInput, load_image, make_batch
+from ddetr_edu.models.preprocessing import ImageInput, load_image
 from ddetr_edu.viz import plot_matching, plot_matching_by_layer
 from ddetr_edu.viz.style import NotebookFigure
 
@@ -99,7 +99,7 @@ def trace_matching(
     if not len(prepared["labels"]):
         raise ValueError("the target has no object, so there is nothing to match")
     detector.eval()
-    last = detector.model(*make_batch([pixels.to(device)], detector.resize))
+    last = detector.run_model([pixels.to(device)])
     loss_weights = detector.loss_weights or (DETR_WEIGHTS if last.no_object else LossWeights())
     boxes, costs, queries = [], [], []
     scale = torch.tensor([width, height, width, height])

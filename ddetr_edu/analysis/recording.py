@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddetr_edu.attention import AttentionRecord, MSDeformAttn
 from ddetr_edu.attention.capture import Layers
-from ddetr_edu.detector import Detections, Detector
+from ddetr_edu.detector import Detections, Detector, check_threshold
 from ddetr_edu.models.capture import Captured, capture
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.preprocessing import ImageInput, load_image
@@ -25,7 +25,7 @@ def record(
     Args:
         detector: The detector, whose model is a Deformable DETR; it is put into evaluation mode.
         image: Anything that `load_image` takes.
-        threshold: The lowest score of the detections to be drawn.
+        threshold: The lowest score of the detections to be drawn; from 0 to 1.
         layers: The attentions to record, as `capture` takes them.
 
     Returns:
@@ -40,6 +40,7 @@ def record(
             "the detector holds a DETR, which has no sampling points: its queries attend to every "
             "token; give a Deformable DETR, or call ddetr_edu.models.detr.attention_maps"
         )
+    check_threshold(threshold)
     pixels = load_image(image)
     decoder_inputs: dict[str, Any] = {}
 

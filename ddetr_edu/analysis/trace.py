@@ -21,6 +21,7 @@ from ddetr_edu.attention import initial_offsets
 from ddetr_edu.attention.capture import Layers
 from ddetr_edu.detector import Detector
 from ddetr_edu.models.preprocessing import ImageInput
+from ddetr_edu.viz.fonts import category_text
 
 Drawn = tuple[viz.NotebookFigure, dict | list]
 
@@ -93,8 +94,9 @@ class DetectionTrace(Recording):
         (decoder,), kept = self.records.decoder, self.kept()
         queries = self.detections["queries"][kept]
         labels, scores = self.detections["labels"][kept].tolist(), self.detections["scores"][kept]
+        names = self.detector.categories
         texts = [
-            f"{self.detector.categories[label]} {score:.2f}"
+            f"{category_text(label, names[label])} {score:.2f}"
             for label, score in zip(labels, scores, strict=True)
         ]
         return viz.plot_box_trajectories(

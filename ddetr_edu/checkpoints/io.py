@@ -32,6 +32,8 @@ def save(path: str | Path, detector: Detector, **extra) -> None:
         **extra: More entries for a checkpoint, such as the step; tensors and plain values only.
 
     Raises:
+        ValueError: For a copy by `Detector.for_inference`, and to .safetensors for parameters
+            beyond the range of fp16.
         OSError: If it cannot be written (a full disk, for example); an old file is then untouched.
     """
     if Path(path).suffix == ".safetensors":
@@ -117,6 +119,12 @@ def _to_safetensors(detector: Detector) -> bytes:
         name: (tensor.half() if tensor.dim() > 1 else tensor).contiguous()
         for name, tensor in detector.model.state_dict().items()
     }
+    too_large = [name for name, tensor in state.items() if tensor.isinf().any()]
+    if too_large:
+        raise ValueError(
+            f"{too_large[0]} holds a number beyond 65504, the largest of fp16; save the detector "
+            "to a path ending in .pt, which keeps fp32"
+        )
     return safetensors.torch.save(state, {"format": FORMAT, "about": json.dumps(about)})
 
 

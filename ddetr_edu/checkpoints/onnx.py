@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ddetr_edu.attention import MSDeformAttn
-from ddetr_edu.detector import Detector
+from ddetr_edu.checkpoints.onnx_check import OnnxCheck, check_exported
+from ddetr_edu.data.shapes import held_out_scenes
+from ddetr_edu.detector import NOT_SAVABLE, Detector
 from ddetr_edu.files import atomic_write
+from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
-from ddetr_edu.models.preprocessing import MEAN, STD
+from ddetr_edu.models.non_finite import check_finite
+from ddetr_edu.models.preprocessing import MEAN, STD, make_batch, to_floats
 
 
 class TupleOutputs(nn.Module):
@@ -34,7 +38,7 @@ class TupleOutputs(nn.Module):
         return predictions.logits, predictions.boxes
 
 
-def export_onnx(path: str | Path, detector: Detector) -> None:
+def export_onnx(path: str | Path, detector: Detector) -> OnnxCheck:
     """Write the detector's model as an ONNX file, with GridSample in place of our attention kernel.
 
     Its inputs are one normalised image, images (1, 3, H, W) of any height and width, and its
@@ -42,14 +46,23 @@ def export_onnx(path: str | Path, detector: Detector) -> None:
     (1, Lq, 4), (cx, cy, w, h) as fractions of the image. The file's metadata hold, as JSON, what
     pre- and postprocessing need: "categories", "resize", "mean" and "std".
 
+    Where onnxruntime is installed, the file is written only if it predicts what torch predicts, on
+    an image of another size than that it was exported with.
+
     Args:
         path: The file to write.
         detector: The detector to export.
 
+    Returns:
+        The opset that the file needs, and how much its predictions differ from torch's.
+
     Raises:
-        ValueError: If the packages that torch's exporter needs are missing.
+        ValueError: If the packages that torch's exporter needs are missing, for a detector that
+            is not finite or a copy by `for_inference`, or if onnxruntime predicts something else.
         OSError: If the file cannot be written.
     """
+    if detector.only_for_inference:
+        raise ValueError(NOT_SAVABLE)
     try:
         import onnxscript  # noqa: F401
     except ImportError:
@@ -66,6 +79,11 @@ def export_onnx(path: str | Path, detector: Detector) -> None:
     # Any size will do if no level is one pixel wide: the exporter would take that 1 for a constant.
     side = 16 * 2 ** getattr(model.config, "n_levels", 1)  # a DETR has one
     images, padding_mask = torch.zeros(1, 3, 2 * side, 3 * side), torch.zeros(1, 2 * side, 3 * side)
+    scene = to_floats(held_out_scenes().first(1)[0][0])
+    seen = make_batch([scene], ResizeConfig(short_side=3 * side, long_side=4 * side))
+    with torch.no_grad():
+        expected = model(*seen)
+    check_finite(model, *seen, expected)
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
         TupleOutputs(model).eval(),
@@ -87,4 +105,7 @@ def export_onnx(path: str | Path, detector: Detector) -> None:
         "std": STD,
     }
     program.model.metadata_props.update({k: json.dumps(v) for k, v in metadata.items()})
-    atomic_write(Path(path), program.model_proto.SerializeToString())
+    content = program.model_proto.SerializeToString()
+    check = check_exported(content, program.model.opset_imports[""], *seen, expected)
+    atomic_write(Path(path), content)
+    return check

@@ -7,6 +7,8 @@ import numpy as np
 from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
+from ddetr_edu.detector import check_threshold
+
 # From the first IoU on a detection has found an object; below the second it is on background.
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 
@@ -73,7 +75,11 @@ def classify_errors(coco: COCOeval, threshold: float = 0.5) -> list[ErrorRecord]
 
     Returns:
         The records, image by image; in each image from high score to low, and missed objects last.
+
+    Raises:
+        ValueError: For a threshold outside 0 to 1.
     """
+    check_threshold(threshold)
     matched, counted = coco_matches(coco)
     records = []
     for image_id in map(int, coco.params.imgIds):

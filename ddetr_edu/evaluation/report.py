@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pycocotools.cocoeval import COCOeval
 
+from ddetr_edu.detector import check_threshold
 from ddetr_edu.evaluation.errors import (
     ERRORS,
     ErrorRecord,
@@ -16,6 +17,7 @@ from ddetr_edu.evaluation.errors import (
 )
 from ddetr_edu.files import atomic_write
 from ddetr_edu.viz import plot_confusion, plot_crops, plot_precision_by_size, plot_precision_recall
+from ddetr_edu.viz.fonts import category_text
 
 COLUMNS = 6  # errors of each kind in the gallery
 
@@ -41,9 +43,12 @@ def write_report(
         A summary of three lines.
 
     Raises:
+        ValueError: For a threshold outside 0 to 1.
         OSError: If the files cannot be written.
     """
+    check_threshold(threshold)
     labels, names = coco.params.catIds, [dataset.categories[i] for i in coco.params.catIds]
+    shown = [category_text(label, name) for label, name in zip(labels, names, strict=True)]
     records = classify_errors(coco, threshold)
     counts, matrix = count_errors(records), confusion_matrix(records, labels)
     subject = f"{len(dataset)} images, detections with a score of at least {threshold:g}"
@@ -53,14 +58,14 @@ def write_report(
         coco.eval["precision"][:, :, :, 0, -1],
         coco.params.iouThrs,
         coco.params.recThrs,
-        names,
+        shown,
         objects=matrix[:-1].sum(1),
         title=f"{len(dataset)} images: precision against recall",
     )
     figures["sizes"], _ = plot_precision_by_size(
         numbers["sizes"], title=f"{len(dataset)} images: average precision by size"
     )
-    figures["confusion"], _ = plot_confusion(matrix, names, title=subject)
+    figures["confusion"], _ = plot_confusion(matrix, shown, title=subject)
     index = {image_id: n for n, image_id in enumerate(dataset.image_ids)}
 
     def crop(record: ErrorRecord) -> dict:
@@ -68,7 +73,7 @@ def write_report(
             "image": dataset[index[record.image_id]][0],
             "predicted": record.box,
             "ground_truth": record.true_box,
-            "caption": caption(record, dataset.categories),
+            "caption": caption(record, dict(zip(labels, shown, strict=True))),
         }
 
     figures["errors"], _ = plot_crops(

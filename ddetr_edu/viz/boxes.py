@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from ddetr_edu.viz.fonts import category_text
 from ddetr_edu.viz.labels import label_boxes
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_image_array
 
@@ -29,19 +30,24 @@ def plot_boxes(
         The figure, and "boxes" (n, 4) and "texts" (n,) as drawn.
 
     Raises:
-        ValueError: For boxes of another shape, or another number of labels or scores than boxes.
+        ValueError: For boxes of another shape, for numbers that are NaN or infinite, or another
+            number of labels or scores than boxes.
     """
     pixels = as_image_array(image)
     height, width = pixels.shape[:2]
     boxes = as_array(boxes).reshape(-1, 4) if len(boxes) == 0 else as_array(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes has shape {boxes.shape}; it takes (n, 4), xyxy in pixels")
+    for name, values in (("boxes", boxes), ("scores", scores)):
+        if values is not None and not np.isfinite(as_array(values)).all():
+            raise ValueError(f"{name} hold NaN or infinity; the model that made them is broken")
     for name, values in (("labels", labels), ("scores", scores)):
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{len(boxes)} boxes came with {len(values)} {name}; give one each")
     names = [""] * len(boxes)
     if labels is not None:
-        names = [(categories or {}).get(int(label), str(int(label))) for label in labels]
+        known = {label: category_text(label, name) for label, name in (categories or {}).items()}
+        names = [known.get(int(label), str(int(label))) for label in labels]
     texts = names
     if scores is not None:
         scored = zip(names, as_array(scores), strict=True)

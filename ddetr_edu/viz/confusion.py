@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ddetr_edu.viz.fonts import category_text
 from ddetr_edu.viz.style import NotebookFigure, as_array
 
 MAX_CATEGORIES = 20  # rows that can still be read
@@ -36,6 +37,7 @@ def plot_confusion(
             f"a column for the background, but this one has shape {matrix.shape}"
         )
     groups: list[list[int]] = [[k] for k in range(count)]
+    categories = [category_text(k, name) for k, name in enumerate(categories)]
     names = list(categories)
     if count > MAX_CATEGORIES:
         order = np.argsort(-matrix[:-1].sum(1), kind="stable").tolist()

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ddetr_edu.viz.fonts import category_text
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array
 
 MAX_CATEGORIES = 20  # bars that can still be read
@@ -61,7 +62,7 @@ def plot_dataset(
         right.stairs(bars["counts"], count_bins, **style)
         drawn[name] = bars
     left.set(xlabel="share of the objects", yticks=np.arange(len(shown)))
-    left.set_yticklabels([categories[l] for l in shown], fontsize=8)
+    left.set_yticklabels([category_text(l, categories[l]) for l in shown], fontsize=8)
     left.invert_yaxis()
     middle.set_xscale("log", base=2)
     middle.set(xlabel="square root of the area, px", ylabel="share of the objects")

@@ -118,27 +118,26 @@ function splat(points, shapes, columns, rows, width, height) {
 
 // root: the element to fill; data: of inspector_page.py
 // keys: the element that listens to the keyboard; root by default
-// move: called with (query number, x, y), fractions of the image, when the initial reference of a
-//   query is dragged there; the answer is passed to the returned
-//   `moved(query number, packed trace of that query)`
+// move: called with { id, query, x, y }, a query's number and fractions of the image, when its
+//   initial reference is dragged there; the answer, { id, trace } with the packed trace of that
+//   query, is passed to the returned `moved`
+//
+// What can have the focus is made once and then only changed: an element that is replaced takes the
+// focus, and with it the keyboard, away.
 function inspect(root, data, { keys = root, move = null } = {}) {
   const { width, height, shapes, names, queries } = data;
   const trace = unpackTrace(data.trace, width, height);
   const { layers, heads, levels } = trace;
   const last = layers - 1;
-  let other = null; // { query, trace }: the query that was dragged, and what it does from there
-  const now = (query) => (other && other.query === query ? [other.trace, 0] : [trace, query]);
+  const elsewhere = new Map(); // query -> what it does from where it was dragged to
+  const now = (query) => (elsewhere.has(query) ? [elsewhere.get(query), 0] : [trace, query]);
   const score = (query, layer = last) => now(query)[0].score(now(query)[1], layer);
   const name = (query, layer = last) => {
     const label = now(query)[0].label(now(query)[1], layer);
     return names[label] ?? `class ${label}`;
   };
-  // Show the confident detections; if there are none, the ten best.
-  const tenth = trace.score(Math.min(9, queries.length - 1), last);
-  const chosen = {
-    query: 0, layer: last, level: -1, head: -1, value: false, heat: false,
-    threshold: trace.score(0, last) >= 0.3 ? 0.3 : Math.floor(tenth * 1000) / 1000,
-  };
+  const chosen = { query: data.first, layer: last, level: -1, head: -1, value: false, heat: false,
+                   threshold: data.threshold };
   const count = (p) => (chosen.value ? p.weight * p.norm : p.weight);
 
   // The frame around the image leaves room for points outside it, as far as most of them go.
@@ -160,7 +159,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   root.classList.add("inspector");
   root.tabIndex = 0;
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab uses the same keys itself
-  const [headline, summary] = [make("h1"), make("p")];
+  const [headline, summary] = [make("h1", { "aria-live": "polite" }), make("p")];
   const photo = draw("image", { class: "photo", href: data.image, width, height,
                                 preserveAspectRatio: "none" });
   const heat = draw("image", { width, height, preserveAspectRatio: "none" });
@@ -179,7 +178,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
   const readouts = { threshold: make("output"), layer: make("output") };
   const value = make("input", { type: "checkbox" });
   const heatmap = make("input", { type: "checkbox" });
-  const back = make("button", { class: "plain", hidden: "" }, "reset the query");
+  const back = make("button", { class: "plain", hidden: "" });
   root.append(
     headline, summary,
     make("div", { class: "columns" },
@@ -189,7 +188,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
         make("label", { class: "choice" }, "score threshold", threshold, readouts.threshold),
         make("h2", {}, "Decoder layer"),
         make("label", { class: "choice" }, layer, readouts.layer),
-        make("h2", {}, "Attention weight by level"), bars.level,
+        make("h2", {}, "Attention weight by level (height × width)"), bars.level,
         make("h2", {}, "Attention weight by head and level"), bars.head,
         make("label", { class: "choice" }, value, "multiply weights by the norm of the value"),
         make("label", { class: "choice" }, heatmap, "show the attention heatmap"),
@@ -207,19 +206,19 @@ function inspect(root, data, { keys = root, move = null } = {}) {
       (chosen.level < 0 || p.level === chosen.level) && (chosen.head < 0 || p.head === chosen.head));
   }
 
-  // The queries in the list: those above the threshold, and always the chosen one.
+  // The queries in the list: those above the threshold, and always the chosen and the dragged ones.
   function listed() {
-    return queries.map((_, query) => query)
-      .filter((query) => query === chosen.query || score(query) >= chosen.threshold);
+    return queries.map((_, query) => query).filter((query) => query === chosen.query
+      || elsewhere.has(query) || score(query) >= chosen.threshold);
   }
 
   function rectangle(box, kind, wide) {
     return [draw("rect", { ...box, class: `under ${wide}` }), draw("rect", { ...box, class: kind })];
   }
 
-  function label(text, x, y) {
-    return draw("text", { class: "label", x, y, "font-size": 1.9 * unit,
-                          "stroke-width": 0.5 * unit }, text);
+  // The size of one pixel of the screen in units of the image; 0 while the image is not laid out.
+  function pixel() {
+    return 1 / (svg.getScreenCTM()?.a || Infinity);
   }
 
   function drawImage() {
@@ -228,11 +227,16 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     const box = its.box(query, chosen.layer);
     drawing.replaceChildren();
     const labels = []; // a name that would cover another one is left out; the list has it
+    const size = Math.max(1.9 * unit, 11 * pixel()); // of letters; 11 px can be read on a phone, too
     const addLabel = (text, at) => {
-      const [x, y, wide, high] = [at.x, Math.max(at.y - 0.5 * unit, 1.8 * unit),
-                                  1.1 * unit * text.length, 2.1 * unit];
+      const widths = Array.from(text, (letter) => (letter >= "\u2e80" ? 1 : 0.62)); // Chinese: wide
+      const [wide, high] = [size * widths.reduce((a, b) => a + b, 0.3), 1.1 * size];
+      const x = Math.min(at.x, view.x + view.width - wide);
+      const y = Math.max(at.y - 0.26 * size, 0.95 * size);
       if (labels.some((w) => Math.abs(w.y - y) < high && x < w.x + w.wide && w.x < x + wide)) return;
-      labels.push({ x, y, wide, node: label(text, x, y) });
+      const node = draw("text", { class: "label", x, y, "font-size": size,
+                                  "stroke-width": 0.26 * size }, text);
+      labels.push({ x, y, wide, node });
     };
     addLabel(`${name(chosen.query, chosen.layer)} `
       + score(chosen.query, chosen.layer).toFixed(2), box);
@@ -296,19 +300,38 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     heat.setAttribute("href", canvas.toDataURL());
   }
 
-  // One row of a panel of bars: a label, a bar of parts, and a number; a click chooses it.
-  function row(panel, which, label, parts, total, note) {
-    const chosenRow = chosen[panel] === which;
-    const bar = make("span", { class: "bar" }, ...parts.map(([share, off], level) => make("i", {
-      style: `width:${(100 * share) / (total || 1)}%;opacity:${1 - (0.7 * level) / levels}`,
-      class: off ? "off" : "",
-    })));
-    const button = make("button", {
-      class: chosenRow ? "row chosen" : "row", "aria-pressed": chosenRow, [`data-${panel}`]: which,
-      onclick: () => { chosen[panel] = which; update(); },
-    }, label, bar, make("span", {}, note));
-    bars[panel].append(button);
+  // One row of a panel: a label, a bar of parts, and a number; a click or Enter chooses it.
+  function addRow(panel, attributes, label, onclick) {
+    const [bar, note] = [make("span", { class: "bar" }), make("span")];
+    const button = make("button", { class: "row", ...attributes, onclick }, label, bar, note);
+    panel.append(button);
+    return (isChosen, parts, text) => {
+      button.classList.toggle("chosen", isChosen);
+      button.setAttribute("aria-pressed", isChosen);
+      bar.replaceChildren(...parts.map(([share, off], level) => make("i", {
+        style: `width:${100 * share}%;opacity:${1 - (0.7 * level) / levels}`,
+        class: off ? "off" : "",
+      })));
+      note.textContent = text;
+    };
   }
+
+  // The rows of the levels or heads from 0, after one (-1) for all of them.
+  function addRows(panel, labels) {
+    return labels.map((label, index) => addRow(bars[panel], { [`data-${panel}`]: index - 1 }, label,
+      () => { chosen[panel] = index - 1; update(); }));
+  }
+
+  const drawLevel = addRows("level", [make("span", {}, "all levels"),
+    ...shapes.map(([high, wide], level) => make("span", {
+      title: `level ${level}: ${high} × ${wide} cells (height × width)`,
+    }, draw("svg", { class: "mark", viewBox: "-1.5 -1.5 3 3" },
+            draw("path", { d: SHAPES[level % SHAPES.length] })), `${level}: ${high} × ${wide}`))]);
+  const drawHead = addRows("head", ["all heads", ...[...Array(heads).keys()].map((h) => `head ${h}`)]
+    .map((text) => make("span", {}, text)));
+  const queryLabels = queries.map(() => make("span"));
+  const drawQuery = queries.map((number, query) => addRow(list, { "data-query": number },
+    queryLabels[query], () => choose(query)));
 
   function drawBars() {
     const [its, query] = now(chosen.query);
@@ -316,42 +339,46 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     const mass = (head, level) => points
       .filter((p) => (head < 0 || p.head === head) && (level < 0 || p.level === level))
       .reduce((sum, p) => sum + count(p), 0);
-    const whole = mass(chosen.head, -1);
-    bars.level.replaceChildren();
-    row("level", -1, make("span", {}, "all levels"), [[1, false]], 1, "100 %");
-    for (let level = 0; level < levels; level++) {
-      const mark = draw("svg", { class: "mark", viewBox: "-1.5 -1.5 3 3" },
-                        draw("path", { d: SHAPES[level % SHAPES.length] }));
-      const share = mass(chosen.head, level) / (whole || 1);
-      const [high, wide] = shapes[level];
-      row("level", level, make("span", { title: `level ${level}: ${wide} × ${high} cells` }, mark,
-        `${level}: ${wide} × ${high}`), [[share, false]], 1, percent(share));
-    }
+    const whole = mass(chosen.head, -1) || 1;
+    drawLevel.forEach((drawRow, index) => {
+      const share = index ? mass(chosen.head, index - 1) / whole : 1;
+      drawRow(chosen.level === index - 1, [[share, false]], percent(share));
+    });
     const each = [...Array(heads).keys()].map((head) => mass(head, -1));
-    const largest = Math.max(...each), sum = each.reduce((a, b) => a + b, 0) || 1;
-    bars.head.replaceChildren();
-    row("head", -1, make("span", {}, "all heads"), [...Array(levels).keys()].map((level) =>
-      [mass(-1, level) / sum, chosen.level >= 0 && chosen.level !== level]), 1,
-      percent(mass(-1, chosen.level) / sum));
-    for (let head = 0; head < heads; head++) {
-      row("head", head, make("span", {}, `head ${head}`), [...Array(levels).keys()].map((level) =>
-        [mass(head, level), chosen.level >= 0 && chosen.level !== level]), largest,
-        percent(mass(head, chosen.level) / (chosen.value ? sum : each[head] || 1)));
-    }
+    const largest = Math.max(...each) || 1, sum = each.reduce((a, b) => a + b, 0) || 1;
+    drawHead.forEach((drawRow, index) => {
+      const head = index - 1;
+      const parts = [...Array(levels).keys()].map((level) => [
+        mass(head, level) / (index ? largest : sum), chosen.level >= 0 && chosen.level !== level]);
+      const all = index && !chosen.value ? each[head] || 1 : sum; // weights sum to 1 for each head
+      drawRow(chosen.head === head, parts, percent(mass(head, chosen.level) / all));
+    });
   }
 
   function drawList() {
-    const shown = listed();
-    list.replaceChildren(...shown.map((query) => make("button", {
-      class: query === chosen.query ? "row chosen" : "row", "data-query": queries[query],
-      onclick: () => { chosen.query = query; update(); },
-    }, make("span", { title: `query ${queries[query]}` }, name(query)),
-       make("span", { class: "bar" }, make("i", { style: `width:${100 * score(query)}%` })),
-       make("span", {}, score(query).toFixed(3)))));
-    const mine = list.children[shown.indexOf(chosen.query)];
-    list.scrollTop = mine.offsetTop - list.offsetTop - 50;
-    const above = shown.filter((query) => score(query) >= chosen.threshold).length;
-    readouts.threshold.textContent = `${chosen.threshold.toFixed(3)}: ${above} shown`;
+    const shown = new Set(listed());
+    queries.forEach((number, query) => {
+      list.children[query].hidden = !shown.has(query);
+      if (!shown.has(query)) return;
+      const text = elsewhere.has(query) ? `${name(query)} (moved)` : name(query);
+      queryLabels[query].textContent = text;
+      queryLabels[query].title = `query ${number}: ${text}`;
+      drawQuery[query](query === chosen.query, [[score(query), false]], score(query).toFixed(3));
+    });
+    const above = [...shown].filter((query) => score(query) >= chosen.threshold).length;
+    readouts.threshold.textContent = `${chosen.threshold.toFixed(3)}: ${above} above`;
+  }
+
+  // Scroll the list, not the page, as far as it takes to see the row of the chosen query.
+  function reveal() {
+    const { offsetTop: top, offsetHeight: height } = list.children[chosen.query];
+    list.scrollTop = Math.min(top, Math.max(list.scrollTop, top + height - list.clientHeight));
+  }
+
+  function choose(query) {
+    chosen.query = query;
+    update();
+    reveal();
   }
 
   function drawLegend() {
@@ -388,7 +415,8 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     readouts.layer.textContent = `layer ${chosen.layer} of 0–${last}`;
     value.checked = chosen.value;
     heatmap.checked = chosen.heat;
-    back.hidden = !other;
+    back.hidden = !elsewhere.has(chosen.query);
+    back.textContent = `reset query ${number}`;
     tip.hidden = true;
     drawList();
     drawBars();
@@ -396,11 +424,19 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     drawLegend();
   }
 
-  threshold.addEventListener("input", () => { chosen.threshold = Number(threshold.value); update(); });
+  threshold.addEventListener("input", () => {
+    chosen.threshold = Number(threshold.value);
+    choose(chosen.query);
+  });
   layer.addEventListener("input", () => { chosen.layer = Number(layer.value); update(); });
   value.addEventListener("change", () => { chosen.value = value.checked; update(); });
   heatmap.addEventListener("change", () => { chosen.heat = heatmap.checked; update(); });
-  back.addEventListener("click", () => { other = null; update(); });
+  back.addEventListener("click", () => {
+    elsewhere.delete(chosen.query);
+    if (request?.query === chosen.query) request = null; // its answer is no longer wanted
+    update();
+    list.children[chosen.query].focus({ preventScroll: true }); // the button is hidden now
+  });
 
   const position = (event) => {
     const { x, y } = new DOMPoint(event.clientX, event.clientY)
@@ -416,34 +452,53 @@ function inspect(root, data, { keys = root, move = null } = {}) {
       .filter(({ box }) => at.x >= box.x && at.x <= box.x + box.width
         && at.y >= box.y && at.y <= box.y + box.height)
       .sort((a, b) => a.box.width * a.box.height - b.box.width * b.box.height);
-    if (dragged || !around.length) return;
-    chosen.query = around[0].query;
-    update();
+    if (dragged || !around.length || around[0].query === chosen.query) return;
+    choose(around[0].query);
   });
 
-  // Dragging the initial reference: one request at a time, with the newest position next.
-  let dragging = false, dragged = false, waiting = false, target = null;
-  const request = () => {
-    if (waiting || !target) return;
-    waiting = true;
-    move(queries[chosen.query], target.x / width, target.y / height);
-    target = null;
+  // Dragging the initial reference: one request at a time, with the newest position next. A new drag
+  // does not wait for the answers to an earlier one, which may never come.
+  let dragging = false, dragged = false, starting = false, requests = 0;
+  let request = null; // { id, query, next }: its answer is awaited; next: the newest position, if any
+  const send = (query, { x, y }) => {
+    request = { id: ++requests, query, next: null };
+    move({ id: request.id, query: queries[query], x: x / width, y: y / height });
   };
-  svg.addEventListener("pointerdown", (event) => {
-    dragged = false;
+  const isHandle = (event, fingers) => {
+    if (!move) return false;
     const [its, query] = now(chosen.query);
-    if (!move || distance(position(event), its.reference(query, 0)) > 3 * unit) return;
-    dragging = dragged = true;
+    const radius = fingers ? Math.max(3 * unit, 22 * pixel()) : 3 * unit;
+    return distance(position(event), its.reference(query, 0)) <= radius;
+  };
+  // A finger on the handle drags it; anywhere else it scrolls the page, as it does beside the image.
+  svg.addEventListener("touchstart", (event) => {
+    if (event.touches.length === 1 && isHandle(event.touches[0], true)) event.preventDefault();
+  }, { passive: false });
+  svg.addEventListener("pointerdown", (event) => {
+    dragging = dragged = starting = event.isPrimary && event.button === 0
+      && isHandle(event, event.pointerType === "touch");
+    if (!dragging) return showTip(event);
+    tip.hidden = true;
     svg.setPointerCapture(event.pointerId);
   });
-  svg.addEventListener("pointerup", () => { dragging = false; });
+  for (const end of ["pointerup", "pointercancel"]) {
+    svg.addEventListener(end, () => { dragging = false; });
+  }
   svg.addEventListener("pointermove", (event) => {
+    if (!dragging) return showTip(event);
+    const { x, y } = position(event);
+    const at = { x: Math.min(width, Math.max(0, x)), y: Math.min(height, Math.max(0, y)) };
+    if (request && !starting) request.next = at;
+    else send(chosen.query, at);
+    starting = false;
+  });
+  svg.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") tip.hidden = true; // a finger leaves as soon as it is lifted
+  });
+  svg.addEventListener("pointercancel", () => { tip.hidden = true; });
+
+  function showTip(event) {
     const at = position(event);
-    if (dragging) {
-      target = { x: Math.min(width, Math.max(0, at.x)), y: Math.min(height, Math.max(0, at.y)) };
-      request();
-      return;
-    }
     for (const p of drawn) p.dot.classList.remove("near");
     const near = drawn.map((p) => ({ p, far: distance(at, { x: p.shownX, y: p.shownY }) }))
       .sort((a, b) => a.far - b.far)[0];
@@ -459,8 +514,7 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     const right = event.clientX - stage.left > stage.width - 230;
     tip.style.left = `${event.clientX - stage.left + (right ? -225 : 14)}px`;
     tip.style.top = `${Math.min(event.clientY - stage.top + 12, stage.height - 84)}px`;
-  });
-  svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+  }
 
   const turn = (value, step, low, high) => {
     const size = high - low + 1;
@@ -486,16 +540,25 @@ function inspect(root, data, { keys = root, move = null } = {}) {
     if (!act || event.target === threshold || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
+    const before = chosen.query;
     act();
-    update();
+    if (chosen.query === before) update();
+    else choose(chosen.query);
+    // A focus that is in a panel goes with the choice, so that Enter does not undo it.
+    const focus = root.getRootNode().activeElement;
+    const panel = [list, bars.level, bars.head].find((some) => some.contains(focus));
+    panel?.querySelector(".chosen").focus({ preventScroll: true });
   });
-  update();
+  choose(chosen.query);
+  new ResizeObserver(drawImage).observe(svg); // the letters keep their size on the screen
   return {
-    moved(query, packed) {
-      waiting = false;
-      other = { query: queries.indexOf(query), trace: unpackTrace(packed, width, height) };
+    moved({ id, trace: packed }) {
+      if (request?.id !== id) return; // the query was reset or dragged again in the meantime
+      const { query, next } = request;
+      elsewhere.set(query, unpackTrace(packed, width, height));
+      if (next) send(query, next);
+      else request = null;
       update();
-      request();
     },
   };
 }
@@ -506,9 +569,8 @@ export default {
     let inspector;
     const receive = (message) => {
       if (message.data) {
-        inspector = inspect(el, message.data,
-                            { move: (query, x, y) => model.send({ query, x, y }) });
-      } else inspector?.moved(message.query, message.trace);
+        inspector = inspect(el, message.data, { move: (request) => model.send(request) });
+      } else inspector?.moved(message);
     };
     model.on("msg:custom", receive);
     model.send({ ready: true });

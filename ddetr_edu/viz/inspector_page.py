@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,7 +70,7 @@ def inspector_data(
         title: Of the page.
 
     Returns:
-        The data, with the queries sorted by score.
+        The data, with the queries sorted by score; "first" is the index of the one it opens on.
 
     Raises:
         ValueError: If `spatial_shapes` and the trace differ in the number of levels.
@@ -84,6 +85,7 @@ def inspector_data(
     bytes_of_a_query = n_layers * n_heads * n_levels * n_points * 7
     kept = min(n_queries, max(1, MAX_POINT_BYTES // bytes_of_a_query))
     best = np.argsort(-trace.scores[-1], kind="stable")[:kept]
+    threshold, first = opening(trace.scores[-1, best], trace.boxes[-1, best])
     return {
         "title": title,
         "image": data_uri(pixels),
@@ -93,8 +95,27 @@ def inspector_data(
         "names": [str(name) for name in names],
         "queries": best.tolist(),  # best first
         "all_queries": n_queries,
+        "threshold": threshold,
+        "first": first,
         "trace": pack_trace(trace.select(best)),
     }
+
+
+def opening(scores: np.ndarray, boxes: np.ndarray) -> tuple[float, int]:
+    """Choose what is shown before anybody has chosen.
+
+    Args:
+        scores: (Lq,) after the last layer, best first.
+        boxes: (Lq, 4) (cx, cy, w, h) after the last layer.
+
+    Returns:
+        The score threshold, which keeps the confident detections or, if there are none, the ten
+        best; and the index of the largest box among them.
+    """
+    best = np.nan_to_num(scores[:10])
+    threshold = 0.3 if best[0] >= 0.3 else math.floor(1000 * float(best[-1])) / 1000
+    areas = np.nan_to_num(boxes[:, 2] * boxes[:, 3])
+    return threshold, int(np.where(scores >= threshold, areas, -1).argmax())
 
 
 def pack_trace(trace: DecoderTrace) -> dict[str, dict]:

@@ -1,9 +1,16 @@
 """Texts at boxes, none on top of another."""
 
+from unicodedata import east_asian_width
+
 import numpy as np
 from matplotlib.axes import Axes
 
 FONT_SIZE = 8  # points
+
+
+def letters_of(text: str) -> float:
+    """How many average letters a text is wide: one of Chinese, Japanese or Korean is wider."""
+    return sum(1.6 if east_asian_width(character) in "WF" else 1.0 for character in text)
 
 
 def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[str]) -> None:
@@ -25,7 +32,7 @@ def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[s
     height = 1.75 * FONT_SIZE * per_point
     taken: list[np.ndarray] = []
     for (x1, y1, x2, y2), text, colour in zip(boxes, texts, colours, strict=True):
-        width = (0.68 * FONT_SIZE * len(text) + 6) * per_point  # of an average letter, and a margin
+        width = (0.68 * FONT_SIZE * letters_of(text) + 6) * per_point  # and a margin
         corners = [
             (x1, y1, "left", "bottom"),
             (x1, y2, "left", "top"),

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from ddetr_edu.viz.fonts import one_line, readable
+from ddetr_edu.viz.labels import letters_of
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_image_array
 
 MAX_QUERIES = 24  # rows of costs that can still be read
@@ -150,7 +152,8 @@ def plot_matching_by_layer(
     columns = min(n_layers, 3)
     rows = -(-n_layers // columns)
     total_height = max(rows * (2.7 * height / width + 0.35), 0.3 * n_objects + 1.0) + 0.3
-    table_width = 0.55 * n_layers + 2.4
+    shown = [f"{t} {readable(one_line(name))}".strip() for t, name in enumerate(names)]
+    table_width = 0.55 * n_layers + max(2.4, 1.2 + 0.07 * max(map(letters_of, shown)))
     figure = NotebookFigure(2.7 * columns + table_width, total_height)
     halves: Any = figure.subfigures(1, 2, width_ratios=[2.7 * columns, table_width])
     left, right = halves
@@ -194,7 +197,7 @@ def plot_matching_by_layer(
                     table, np.array([l - 0.44, t - 0.42, l + 0.44, t + 0.42]), color=colour, lw=line
                 )
     table.set(xticks=range(n_layers), yticks=range(n_objects), xlabel="decoder layer")
-    table.set_yticklabels([f"{t} {name}".strip() for t, name in enumerate(names)], fontsize=8)
+    table.set_yticklabels(shown, fontsize=8)
     for t, label in enumerate(table.get_yticklabels()):
         label.set_bbox({"facecolor": "white", "edgecolor": COLOURS[t % len(COLOURS)], "pad": 1.5})
     table.set_title("matched query", fontsize=10)

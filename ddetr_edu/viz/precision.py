@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
+from ddetr_edu.viz.fonts import category_text
 from ddetr_edu.viz.style import COLOURS, WEIGHT_MAP, NotebookFigure, as_array
 
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -69,7 +70,7 @@ def plot_precision_recall(
             color=COLOURS[n],
             ls=LINES[n],
             lw=1.8,
-            label=f"{categories[k]}: AP {averages[1][k]:.3f}",
+            label=f"{legend_name(category_text(k, categories[k]))}: AP {averages[1][k]:.3f}",
         )
     right.set_title(f"by category, at IoU {thresholds[0]:.2f}", fontsize=10)
     for axis in (left, right):
@@ -138,3 +139,8 @@ def plot_precision_by_size(
     if title:
         axis.set_title(title, fontsize=10)
     return figure, bars
+
+
+def legend_name(name: str) -> str:
+    """The name as Matplotlib takes it for a legend, which leaves out what begins with "_"."""
+    return f" {name}" if name.startswith("_") else name

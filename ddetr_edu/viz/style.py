@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ddetr_edu.viz.fonts import prepare_text
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart, in order of contrast.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 WEIGHT_MAP = "plasma"  # grows brighter all the way, so it reads in greyscale too
@@ -68,6 +70,11 @@ class NotebookFigure(Figure):
 
     def __init__(self, width: float, height: float):
         super().__init__(figsize=(round(width, 1), round(height, 1)), dpi=80, layout="constrained")
+
+    def draw(self, renderer) -> None:
+        """Draw the figure, as Matplotlib does to save or to show it, with texts of any script."""
+        prepare_text(self)
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

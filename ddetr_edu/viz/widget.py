@@ -42,9 +42,8 @@ def inspector_widget(data: dict, move: Callable[[int, float, float], dict]):
         if message.get("ready"):
             widget.send({"data": data})
         else:
-            query = int(message["query"])
-            trace = move(query, float(message["x"]), float(message["y"]))
-            widget.send({"query": query, "trace": trace})
+            trace = move(int(message["query"]), float(message["x"]), float(message["y"]))
+            widget.send({"id": message["id"], "trace": trace})
 
     widget = InspectorWidget()
     widget.on_msg(answer)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ddetr_edu as dd
-from ddetr_edu.analysis.animation import checkpoints
+from ddetr_edu.analysis.animation import checkpoints, precision_by_step
 from ddetr_edu.checkpoints.io import save
 from ddetr_edu.checkpoints.safe_load import CheckpointError
 from ddetr_edu.cli.main import main
@@ -87,3 +87,9 @@ def test_a_folder_that_is_not_a_run_ends_in_one_line(run, tmp_path, capsys):
     torch.save({"model": {}}, run / "checkpoint-0000007.pt")
     with pytest.raises(CheckpointError, match="does not hold its step"):
         checkpoints(run)
+
+
+def test_an_ap_of_minus_1_is_no_ap(tmp_path):
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "AP": -1.0}, {"step": 3, "AP": 0.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert precision_by_step(tmp_path) == {3: 0.0}

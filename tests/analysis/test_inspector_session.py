@@ -7,6 +7,7 @@ import torch
 
 import ddetr_edu as dd
 from ddetr_edu.analysis.inspector import InspectorSession, value_norms
+from ddetr_edu.analysis.trace import DetectionTrace
 from ddetr_edu.attention.interpolation import bilinear_sample
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.preprocessing import make_batch
@@ -171,8 +172,21 @@ def test_the_widget_sends_its_data_and_moved_queries_when_asked(widget):
     assert len(str(widget.get_state())) < 60_000  # what a saved notebook may hold
     widget.receive({"ready": True})
     assert set(sent[0]["data"]["queries"]) == set(range(LQ))
-    widget.receive({"query": 4, "x": 0.5, "y": 0.25})
-    assert sent[1]["query"] == 4 and sent[1]["trace"]["weights"]["shape"] == [1, 3, M, L, P]
+    widget.receive({"id": 17, "query": 4, "x": 0.5, "y": 0.25})
+    assert sent[1]["id"] == 17 and sent[1]["trace"]["weights"]["shape"] == [1, 3, M, L, P]
+
+
+def test_the_still_figure_is_of_the_query_that_the_widget_opens_on(monkeypatch):
+    pytest.importorskip("anywidget")
+    monkeypatch.setattr("IPython.display.display", lambda figure: None)
+    drawn = []
+    plot = DetectionTrace.sampling_points
+    monkeypatch.setattr(
+        DetectionTrace, "sampling_points", lambda *args: drawn.append(args[1]) or plot(*args)
+    )
+    dd.explore(small := detector(), IMAGE)
+    data = session_of(small).page_data()
+    assert drawn == [data["queries"][data["first"]]]
 
 
 def test_without_anywidget_the_error_says_what_to_do(monkeypatch):

@@ -10,7 +10,7 @@ from ddetr_edu.checkpoints.io import load
 from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.evaluation.coco_metrics import evaluate
 from ddetr_edu.training.config import TrainConfig
-from ddetr_edu.training.run import flatten_settings
+from ddetr_edu.training.settings import flatten_settings
 
 FOLDER = Path(__file__).parents[2] / "data/tiny-shapes"
 

@@ -1,6 +1,7 @@
 """The exported model in onnxruntime, and the compiled model: the same predictions, at any size."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,7 @@ def test_the_exported_model_predicts_the_same_at_any_size(detector, tmp_path, mo
     command = [sys.executable, "-m", "ddetr_edu", "export", "c.pt", "--out", "new/model.onnx"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and "wrote new/model.onnx" in result.stdout, result.stderr
+    assert re.search(r"^opset \d+; onnxruntime [\d.]+ gives the same", result.stdout, re.MULTILINE)
     session = onnxruntime.InferenceSession("new/model.onnx", providers=["CPUExecutionProvider"])
     for height, width, image in [(61, 97, (61, 97)), (130, 43, (101, 43)), (64, 96, (64, 71))]:
         images, padding_mask = torch.randn(1, 3, height, width), torch.ones(1, height, width) > 0

@@ -72,6 +72,22 @@ def test_the_best_queries_come_first_and_keep_their_numbers():
     assert (data["width"], data["height"], data["shapes"]) == (43, 31, [[11, 13], [5, 7]])
 
 
+def test_it_opens_on_the_largest_of_the_confident_detections_or_of_the_ten_best():
+    queries = 13
+    trace = random_trace(queries=queries)
+    trace.scores[-1] = np.linspace(0.9, 0.1, queries)
+    trace.boxes[-1, :, 2:] = 0.1
+    trace.boxes[-1, 5, 2:], trace.boxes[-1, 11, 2:] = [0.2, 0.3], [0.8, 0.8]
+    opens = lambda: inspector_data(IMAGE, trace, SHAPES, ["a"], "x")  # noqa: E731
+    assert (opens()["threshold"], opens()["first"]) == (0.3, 5)  # query 11 has 0.17
+    trace.scores[-1] /= 10
+    assert opens()["threshold"] == pytest.approx(0.03) and opens()["first"] == 5
+    trace.boxes[-1, 5, 2:] = 0.1
+    assert opens()["first"] == 0  # of equally large ones the best
+    trace.scores[-1, 1:] = np.nan
+    assert opens()["first"] == 0
+
+
 def test_an_r50_with_300_queries_stays_under_three_megabytes(tmp_path):
     trace = random_trace(6, 300, 8, 4, 4)
     noise = np.random.default_rng(2).random((480, 640, 3))  # no photograph takes more
