@@ -19,8 +19,10 @@ def run(
         run: The folder of a `ddetr train`.
         image: Any image that Pillow reads.
         out: The animation to write: .gif, .png (animated, full colour) or, with ffmpeg, .mp4.
-        threshold: Leave out detections with a lower score.
+        threshold: Leave out detections with a lower score; from 0 to 1.
     """
+    if out.is_dir():
+        out = out / "training.gif"
     from ddetr_edu.analysis.animation import animate_training
 
     animation, frames = animate_training(run, image, threshold)

@@ -29,6 +29,58 @@ def open_upright(path: Path) -> "Image":
     return to_pil_image(load_image(path))
 
 
+def preset_queries(n_queries: int | None = None) -> dict[str, int]:
+    """The numbers of queries to compare a data set with.
+
+    Args:
+        n_queries: Of the user's own detector, if given.
+
+    Returns:
+        {"your detector": n_queries}, or {name: its number of queries} of all presets.
+    """
+    from ddetr_edu.models.config import DETR_PRESETS, PRESETS, DeformableDETRConfig, DETRConfig
+
+    if n_queries is not None:
+        return {"your detector": n_queries}
+    deformable = {name: DeformableDETRConfig.preset(name).n_queries for name in PRESETS}
+    return deformable | {name: DETRConfig.preset(name).n_queries for name in DETR_PRESETS}
+
+
+def output_path(
+    out: Path | None, folder: Path, image: Path, ending: str = ".png", several: bool = False
+) -> Path:
+    """Where to write what is made of an image.
+
+    A name that the user gave is taken as it is, and an existing file of that name is replaced. A
+    name that is made from the image's never replaces a file: it gets a number.
+
+    Args:
+        out: What the user gave: a file, or a folder, which exists or has a name without an ending.
+        folder: The folder if the user gave none.
+        image: The image.
+        ending: Of the file's name.
+        several: Whether there are several images, so that `out` must be a folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: If the file is the image itself, or the only one for several images.
+    """
+    if out is None or out.is_dir() or not out.suffix:
+        folder = folder if out is None else out
+        path, number = folder / f"{image.stem}{ending}", 1
+        while path.exists():
+            number += 1
+            path = folder / f"{image.stem}-{number}{ending}"
+        return path
+    if several:
+        raise ValueError(f"--out {out} is the name of one file; for several images, give a folder")
+    if out.exists() and image.exists() and out.samefile(image):
+        raise ValueError(f"--out {out} is the image itself; choose another name")
+    return out
+
+
 def write_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, and print where.
 

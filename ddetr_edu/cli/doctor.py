@@ -7,6 +7,8 @@ import platform
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ddetr_edu.processor import NOTABLE, ProcessorTimes, measure_use, read_times
+
 if TYPE_CHECKING:
     from ddetr_edu.attention.kernels.build import BuildError
 
@@ -26,6 +28,7 @@ def examine() -> Iterator[str]:
     Yields:
         The lines of a report, those before the import of torch at once.
     """
+    start = read_times()
     yield f"ddetr-edu    {version('ddetr-edu')}"
     yield f"python       {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "libraries    " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
@@ -37,6 +40,9 @@ def examine() -> Iterator[str]:
     from ddetr_edu.attention.kernels import cpu, cuda
 
     yield f"processor    {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    busy = neighbours(start)
+    if busy is not None:
+        yield f"             {busy}"
     yield f"gpu          {gpu()}"
     yield f"attention    {attention()}"
     for name, backend in backends().items():
@@ -52,6 +58,27 @@ def examine() -> Iterator[str]:
     if problem is not None and torch.cuda.is_available():
         yield "until that is fixed, attention on the GPU runs on grid_sample, only slower"
         yield from compiler_output(problem)
+
+
+def neighbours(start: ProcessorTimes | None) -> str | None:
+    """Whether other programs use much of the processor now.
+
+    Args:
+        start: The times at the beginning of the report, if the system tells any.
+
+    Returns:
+        A sentence, or None if they do not or the system does not tell.
+    """
+    slower = "training, lessons and tests are slower until those end"
+    if start is None:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        if load - 1 < NOTABLE * (os.cpu_count() or 1):  # 1 is this program
+            return None
+        return f"in use by other programs, too (load average {load:.1f}): {slower}"
+    use = measure_use(start)
+    if use is None or not use.is_contended:
+        return None
+    return f"other programs use {use.others:.1f} of the {use.cores} cores now: {slower}"
 
 
 def compiler_output(problem: "BuildError") -> list[str]:

@@ -15,6 +15,8 @@ def run(
     per_category: bool = False,
     report: Path | None = None,
     threshold: float = 0.5,
+    max_detections: int = 100,
+    strict: bool = False,
 ) -> None:
     """Print the COCO metrics of a checkpoint; with --report, also analyse and draw its errors.
 
@@ -31,15 +33,25 @@ def run(
         per_category: Also print the metrics of each category.
         report: A folder for precision-recall curves, AP by size, a confusion matrix, a gallery of
             the worst errors, and all their numbers as JSON.
-        threshold: The report analyses detections with at least this score.
+        threshold: The report analyses detections with at least this score; from 0 to 1.
+        max_detections: How many detections of an image count. COCO's AP stops at 100, so more
+            objects than that cannot all be found.
+        strict: Refuse a data set with a fault, instead of leaving out what is faulty.
     """
     from ddetr_edu.checkpoints.io import load
     from ddetr_edu.data.coco import CocoDetection
     from ddetr_edu.data.shapes import held_out_scenes
-    from ddetr_edu.evaluation.coco_metrics import evaluate
+    from ddetr_edu.detector import check_threshold
+    from ddetr_edu.evaluation.coco_metrics import check_limit, evaluate
+    from ddetr_edu.evaluation.explain import describe_ap, explain
 
+    check_threshold(threshold)
+    check_limit(max_detections)
+    if strict and data == "shapes":
+        raise ValueError("--strict has no effect on generated scenes, which have no faults")
     detector = load(checkpoint)
-    dataset = held_out_scenes(split) if data == "shapes" else CocoDetection(data, split)
+    generated = data == "shapes"
+    dataset = held_out_scenes(split) if generated else CocoDetection(data, split, strict=strict)
     if first is not None:
         dataset = dataset.first(first)
     metrics, table = evaluate(
@@ -50,6 +62,9 @@ def run(
         per_category=per_category,
         report=report,
         threshold=threshold,
+        max_detections=max_detections,
     )
     print(table)
-    print(f"{len(dataset)} images: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+    for sentence in explain(metrics, dataset, max_detections):
+        print(sentence)
+    print(f"{len(dataset)} images: {describe_ap(metrics)}")

@@ -21,14 +21,19 @@ def run(
             generated scenes that no training uses are taken, and the one with the most detections
             is traced.
         checkpoint: A checkpoint of a Deformable DETR, of any kind that `ddetr convert` takes.
-        threshold: Leave out detections with a lower score.
+        threshold: Leave out detections with a lower score; from 0 to 1.
         out: The folder to write; the page is written next to it, as OUT.md.
     """
     from ddetr_edu.analysis.gallery import write_gallery
     from ddetr_edu.analysis.trace import DetectionTrace, trace
     from ddetr_edu.checkpoints.io import load
     from ddetr_edu.data.shapes import held_out_scenes
+    from ddetr_edu.detector import check_threshold
+    from ddetr_edu.evaluation.categories import describe_difference
 
+    check_threshold(threshold)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give the name of a folder")
     detector = load(checkpoint)
     trace_decoder = functools.partial(trace, detector, threshold=threshold, layers="decoder*")
     if images:
@@ -42,10 +47,13 @@ def run(
 
         scenes = []
         dataset = held_out_scenes().first(24)
+        difference = describe_difference(detector.categories, dataset.categories)
+        if difference:
+            print(f"{difference}; the figures of the matching are left out")
         for n in range(len(dataset)):
             scene, target = dataset[n]
             scenes.append(trace_decoder(scene))
-            scenes[-1].target = target
+            scenes[-1].target = None if difference else target
         best = max(scenes, key=detections)
         others = [scene for scene in scenes if scene is not best]
         traced, what = trace(detector, best.image, threshold), "a held-out generated scene"

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from ddetr_edu.cli.common import CHECKPOINT, write_figure
+from ddetr_edu.cli.common import CHECKPOINT, output_path, write_figure
 
 
 def run(
@@ -27,13 +27,17 @@ def run(
         layer: The decoder layer, from 0; -1 is the last.
         by: One panel for each level, or for each head.
         checkpoint: A checkpoint of a Deformable DETR, of any kind that `ddetr convert` takes.
-        out: The PNG to write; runs/inspect/IMAGE.png if not given.
-        html: Also write an interactive page for the browser.
+        out: The PNG to write, or a folder for it; runs/inspect if not given. In a folder it is
+            named as the image, with a number if there is one of that name already.
+        html: Also write an interactive page for the browser; a file or a folder, alike.
     """
     from ddetr_edu.analysis.inspector import InspectorSession
     from ddetr_edu.analysis.trace import trace
     from ddetr_edu.checkpoints.io import load
 
+    folder = Path("runs/inspect")
+    path = output_path(out, folder, image)
+    page = None if html is None else output_path(html, folder, image, ".html")
     traced = trace(load(checkpoint), image, layers="decoder*")
     try:
         lines = traced.describe_sampling_points(query, layer, by)
@@ -41,7 +45,7 @@ def run(
         raise ValueError(f"--{error}") from None
     print("\n".join(lines))
     figure, _ = traced.sampling_points(query, layer, by)
-    write_figure(figure, out or Path("runs/inspect") / f"{image.stem}.png")
-    if html is not None:
-        InspectorSession(traced).write(html)
-        print(f"wrote {html}, {html.stat().st_size / 1e6:.1f} MB: open it in a browser")
+    write_figure(figure, path)
+    if page is not None:
+        InspectorSession(traced).write(page)
+        print(f"wrote {page}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser")

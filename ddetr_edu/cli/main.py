@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
+from ddetr_edu.processor import read_times, share_processor
+
 ABOUT = "Deformable DETR, to be read and run."
 COMMANDS = (
     "doctor",
@@ -35,6 +37,7 @@ GROUPS = {
     "bench": ("Measure the speed of this library on this machine.", ("attention",)),
 }
 WITHOUT_TORCH = ("ddetr data coco", "ddetr data validate")
+OWN_THREADS = ("ddetr doctor", "ddetr bench attention", "ddetr train")  # they choose themselves
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,13 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a letter of a category's name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     prog, arguments = split(list(sys.argv[1:] if arguments is None else arguments))
+    start = read_times()
     try:
         call = parse(prog, arguments)
         command = f"{prog} {arguments[0]}"
         if "torch" not in sys.modules and command not in WITHOUT_TORCH:
             message = f"{command}: importing torch, which takes some seconds ..."
             print(message, file=sys.stderr, flush=True)
+            if command not in OWN_THREADS and (sentence := share_processor(start)) is not None:
+                print(f"{command}: {sentence}", file=sys.stderr, flush=True)
         call()
     except KeyboardInterrupt as interrupt:
         print(f"{prog}: {str(interrupt) or 'interrupted'}", file=sys.stderr)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ddetr_edu.cli.common import CHECKPOINT, open_upright, write_figure
+from ddetr_edu.cli.common import CHECKPOINT, open_upright, output_path, write_figure
 
 
 def run(
@@ -19,22 +19,23 @@ def run(
     Args:
         images: Any images that Pillow reads.
         checkpoint: A checkpoint of `ddetr train`, an official .pth or a Hugging Face folder.
-        threshold: Leave out detections with a lower score.
+        threshold: Leave out detections with a lower score; from 0 to 1.
         top: Keep at most this many detections of each image.
-        out: The PNG to write, or for several images the folder; runs/predict if not given.
+        out: The PNG to write, or a folder for PNGs that are named as the images; runs/predict if
+            not given. Of two PNGs of the same name in a folder, the second gets a number.
     """
     if not images:
         raise ValueError("predict takes the path of an image, or several")
-    folder, file = Path("runs/predict"), None
-    if out is not None:
-        folder, file = (out.parent, out) if len(images) == 1 else (out, None)
-    drawings = {file or folder / f"{image.stem}.png": image for image in images}
+    several, folder = len(images) > 1, Path("runs/predict")
+    drawings = {output_path(out, folder, image, several=several): image for image in images}
     if len(drawings) < len(images):
         raise ValueError("two of the images have the same name; predict them one by one")
 
     from ddetr_edu.checkpoints.io import load
+    from ddetr_edu.detector import check_threshold
     from ddetr_edu.viz.boxes import plot_boxes
 
+    check_threshold(threshold)
     detector = load(checkpoint)
     for drawing, image in drawings.items():
         upright = open_upright(image)

@@ -1,13 +1,15 @@
 """What can be chosen for a training run: the flags of `ddetr train`."""
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from ddetr_edu.data.scenes import VAL_SEED_OFFSET
 from ddetr_edu.models.config import LookForward, ResizeConfig
 
 Schedule = Literal["cosine", "step"]
+Augmentation = Literal["light", "official"]
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,34 @@ class OptimConfig:
     backbone_lr_mult: float | None = None  # the backbone's multiple of lr; fast: 1, official: 0.1
     beta2: float | None = None  # AdamW's second beta; fast: 0.99, official: 0.999
     weight_decay: float | None = None  # AdamW's weight decay; both recipes: 1e-4
-    decay_bias_and_norm: bool | None = (
-        None  # weight decay for biases and norms, too; fast: no, official: yes
-    )
-    warmup_steps: int | None = None  # steps of linear warm-up; fast: 100, official: 0
+    # whether biases and norms have weight decay, too; fast: no, official: yes
+    decay_bias_and_norm: bool | None = None
+    # steps of linear warm-up, at most a twentieth of the run; fast: 100, official: 0
+    warmup_steps: int | None = None
     schedule: Schedule | None = None  # fast: cosine; official: step, x 0.1 after 4/5
     max_grad_norm: float | None = None  # gradients are clipped to this norm; both recipes: 0.1
 
     def __post_init__(self):
-        for name in ("lr", "backbone_lr_mult", "max_grad_norm"):
+        check_choices(self, "--optim.")
+        for name in ("lr", "backbone_lr_mult"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:  # NaN is not above 0 either
                 flag = name.replace("_", "-")
-                raise ValueError(f"--optim.{flag} is {value}; it must be above 0")
+                raise ValueError(f"--optim.{flag} is {value}; it must be a number above 0")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # inf: no clipping
+            raise ValueError(f"--optim.max-grad-norm is {self.max_grad_norm}; it must be above 0")
         if self.beta2 is not None and not 0 <= self.beta2 < 1:
             raise ValueError(f"--optim.beta2 is {self.beta2}; it must lie in [0, 1)")
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            raise ValueError(f"--optim.weight-decay is {self.weight_decay}; it must be 0 or more")
+        for name in ("weight_decay", "warmup_steps"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--optim.{flag} is {value}; it must be a number, 0 or more")
+        if self.decay_bias_and_norm and self.weight_decay == 0:
+            raise ValueError(
+                "--optim.decay-bias-and-norm has no effect with --optim.weight-decay 0; leave out "
+                "one of them"
+            )
 
     def filled(self, recipe: str) -> "FilledOptimConfig":
         """The same settings, with every None taken from a recipe.
@@ -101,8 +114,9 @@ class TrainConfig:
     preset: str | None = None  # the model: tiny (the default), tiny_two_stage, r50, detr_tiny, ...
     start_from: Path | None = None  # fine-tune this checkpoint instead of a preset
     look_forward: LookForward | None = None  # gradient through box refinement; None: the model's
-    denoising: int = 0  # groups of denoising queries, as in DN-DETR, which uses 5; 0 for none
-    out: Path = Path("runs/train")  # the folder for checkpoints, logs and curves
+    denoising: int = 0  # groups of denoising queries, at most; DN-DETR uses 5; 0 for none
+    # the folder for checkpoints, logs and curves; earlier runs in it are kept as run-1, run-2, ...
+    out: Path = Path("runs/train")
     resume: bool = False  # continue the run in that folder from its newest checkpoint
 
     minutes: float | None = None  # stop after this much training time, evaluation not counted
@@ -112,7 +126,9 @@ class TrainConfig:
     batch_size: int = 8  # images in a batch, for each process
     grad_accum_steps: int = 1  # batches whose gradients are added up for one step
     image_size: ResizeConfig = field(default_factory=lambda: ResizeConfig(192, 224, multiple_of=32))
-    augmentation: Literal["light", "official"] = "light"  # flips only; official: also random crops
+    # light (the default): horizontal flips; official: also random crops
+    augmentation: Augmentation | None = None
+    strict: bool = False  # refuse a data set with a fault, instead of leaving out what is faulty
     overfit: int | None = None  # overfit this many training images, and evaluate on them
     imagenet: bool = False  # initialise a ResNet with ImageNet parameters, downloaded once
     seed: int = 0  # seed of the initial parameters, the image order and the augmentation
@@ -123,6 +139,8 @@ class TrainConfig:
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the forward pass
     checkpoint_activations: bool = False  # recompute encoder layers: less memory, more time
+    # threads of the processor; None: one for each core that other programs leave free
+    threads: int | None = None
     workers: int | None = None  # data loading processes; None: 0 or 1, with a GPU up to 8
 
     eval_every: int = 500  # steps between evaluations; another one follows at the end
@@ -131,6 +149,7 @@ class TrainConfig:
     tensorboard: bool = False  # also write TensorBoard files
 
     def __post_init__(self):
+        check_choices(self, "--")
         if sum(x is not None for x in (self.minutes, self.steps, self.epochs)) != 1:
             raise ValueError(
                 "say how long to train: give --minutes or --steps or --epochs, and only one of them"
@@ -144,10 +163,12 @@ class TrainConfig:
             "overfit",
             "eval_every",
             "save_every",
+            "threads",
         ):
             value = getattr(self, name)
-            if value is not None and not value > 0:  # NaN is not above 0 either
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+            if value is not None and not 0 < value < math.inf:  # NaN is not above 0 either
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {value}; it must be a number above 0")
         for name in ("preset", "imagenet"):
             if self.start_from is not None and getattr(self, name):
                 raise ValueError(
@@ -162,8 +183,34 @@ class TrainConfig:
             raise ValueError(f"--ema is {self.ema}; it must lie between 0 and 1, close to 1")
         if self.epochs is not None and self.data == "shapes" and not self.overfit:
             raise ValueError("generated scenes are endless, so there are no epochs: give --steps")
+        if self.augmentation and (self.overfit or self.data == "shapes"):
+            reason = "overfitting means training on unchanged images"
+            if not self.overfit:
+                reason = "generated scenes are never repeated, so none is changed"
+            raise ValueError(f"--augmentation has no effect here: {reason}; leave it out")
+        if self.strict and self.data == "shapes":
+            raise ValueError("--strict has no effect on generated scenes, which have no faults")
         if not 0 <= self.seed < VAL_SEED_OFFSET:
             raise ValueError(
                 f"--seed is {self.seed}; it must lie in 0 to {VAL_SEED_OFFSET - 1}: higher ones "
                 "generate the scenes that are held out for evaluation"
             )
+
+
+def check_choices(config: OptimConfig | TrainConfig, prefix: str) -> None:
+    """Check the options that are one of several words, as the command line does by itself.
+
+    Args:
+        config: Whose fields of type Literal to check.
+        prefix: Of the names of the options.
+
+    Raises:
+        ValueError: Naming the option and its choices.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+        value = getattr(config, name)
+        if literals and value is not None and value not in get_args(literals[0]):
+            choices = ", ".join(get_args(literals[0]))
+            flag = prefix + name.replace("_", "-")
+            raise ValueError(f'{flag} is "{value}", which is not known; choose one of {choices}')

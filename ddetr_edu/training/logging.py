@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from ddetr_edu import distributed
 from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.detector import Detector
+from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.training.clock import Clock
 
 
@@ -66,12 +67,32 @@ def describe_model(name: str, detector: Detector) -> str:
     )
 
 
-def describe_run(clock: Clock, sampler: InfiniteBatchSampler) -> str:
+def describe_image_size(before: ResizeConfig, now: ResizeConfig) -> str:
+    """The size of images in fine-tuning, which is not taken from the checkpoint.
+
+    Args:
+        before: Of the checkpoint.
+        now: Of the run.
+
+    Returns:
+        One line.
+    """
+    sides = f"images of {now.short_side} to {now.long_side} px (--image-size)"
+    if before == now:
+        return f"size     {sides}, as the checkpoint"
+    return (
+        f"size     {sides}; those of the checkpoint were {before.short_side} to "
+        f"{before.long_side} px"
+    )
+
+
+def describe_run(clock: Clock, sampler: InfiniteBatchSampler, batch_size: int) -> str:
     """The length of a run, and the images of each step.
 
     Args:
         clock: At the start of the run.
         sampler: Of the training set.
+        batch_size: That was asked for; a small set has smaller batches.
 
     Returns:
         One line.
@@ -83,6 +104,8 @@ def describe_run(clock: Clock, sampler: InfiniteBatchSampler) -> str:
         if not sampler.generated:
             length += f" ({clock.max_steps / sampler.steps_per_epoch:.3g} epochs)"
     batch = f"batch size {sampler.batch_size}"
+    if sampler.batch_size < batch_size:
+        batch += f" (there are too few images for {batch_size})"
     if sampler.grad_accum_steps > 1:
         batch += f", {sampler.grad_accum_steps} batches accumulated for each step"
     if sampler.world_size > 1:
@@ -122,7 +145,7 @@ def estimate_eta(clock: Clock, seconds_per_step: float, device: torch.device) ->
     """
     memory = peak_memory(device)
     return (
-        f"{seconds_per_step:.2f} s per step"
+        f"{1 / seconds_per_step:.2g} steps per second, {seconds_per_step:.2f} s per step"
         + (f", {memory / 2**30:.1f} GiB of memory" if memory else "")
         + f", {clock.minutes_left(seconds_per_step):.1f} minutes left (evaluation not counted)"
     )

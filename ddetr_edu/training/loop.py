@@ -10,9 +10,11 @@ from torch import nn
 from ddetr_edu import distributed
 from ddetr_edu.data.loading import STEP, DeterministicDataset, open_batches, seed_for
 from ddetr_edu.evaluation.coco_metrics import check_dataset, evaluate
+from ddetr_edu.evaluation.explain import describe_ap, explain
 from ddetr_edu.progress import progress as progress_bar
 from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.config import TrainConfig
+from ddetr_edu.training.contention import ThreadWatch, chosen_threads, has_fixed_threads
 from ddetr_edu.training.logging import (
     describe_data,
     describe_device,
@@ -26,13 +28,15 @@ from ddetr_edu.training.optim import set_lr
 from ddetr_edu.training.prepare import (
     build_detector,
     build_sampler,
+    check_objects,
     count_steps,
     open_datasets,
     pick_device,
     pick_optim,
     pick_workers,
 )
-from ddetr_edu.training.run import Run, flatten_settings
+from ddetr_edu.training.run import Run
+from ddetr_edu.training.settings import flatten_settings
 from ddetr_edu.training.signals import stop_requests
 from ddetr_edu.training.trainer import Trainer
 
@@ -96,7 +100,13 @@ def train_step(
 
 
 def train_loop(
-    config: TrainConfig, trainer: Trainer, clock: Clock, run: Run, batches: Iterator, validation_set
+    config: TrainConfig,
+    trainer: Trainer,
+    clock: Clock,
+    run: Run,
+    batches: Iterator,
+    validation_set,
+    max_threads: int,
 ) -> bool:
     """Step after step until the run is over, with checkpoints and evaluations in between.
 
@@ -107,6 +117,7 @@ def train_loop(
         run: Where to save and log.
         batches: From `open_batches`, config.grad_accum_steps for each step.
         validation_set: The images to evaluate on.
+        max_threads: How many threads of the processor to use at most.
 
     Returns:
         Whether Ctrl-C or SIGTERM ended it early.
@@ -118,6 +129,8 @@ def train_loop(
     if clock.step and clock.step % config.eval_every == 0 and clock.progress < 1:
         # A run that is resumed here may have been stopped before its evaluation.
         evaluate_and_log(config, trainer, clock, run, validation_set)
+    alone_on_cpu = trainer.device.type == "cpu" and distributed.world_size() == 1
+    watch = ThreadWatch(max_threads if alone_on_cpu else 0, is_fixed=has_fixed_threads(config))
     first = clock.step + 1
     clock.start(clock.step, clock.minutes)  # what came before is not training time
     stopping = False
@@ -140,6 +153,9 @@ def train_loop(
                 began = clock.minutes  # the first step is slower
             if clock.step == first + 10:
                 log0(estimate_eta(clock, 60 * (clock.minutes - began) / 10, trainer.device))
+            contention = watch.check(clock.step, clock.minutes)
+            if contention is not None:
+                log0(contention)
             if clock.step % LOG_EVERY == 0 or clock.step == 1:
                 run.write({"step": clock.step, "minutes": clock.minutes, **values})
             bar.set_postfix_str(f"step {clock.step}, loss {values['loss']:.2f}", refresh=False)
@@ -179,7 +195,7 @@ def evaluate_and_log(
             trainer.result, validation_set, config.batch_size, False, pick_workers(config)
         )
         run.log_evaluation(trainer, clock, metrics)
-    log0(f"step {clock.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+    log0(f"step {clock.step}: {describe_ap(metrics)}")
     return metrics, table
 
 
@@ -190,8 +206,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     and per evaluation), config.json and curves.png.
 
     With config.resume it continues from the newest checkpoint, whatever ended the run. On a CPU the
-    parameters are then, bit for bit, those of an uninterrupted run, if its length was given in
-    steps or epochs; with minutes, the learning rate follows the clock, which is never the same.
+    parameters are then, bit for bit, those of an uninterrupted run with as many threads, if its
+    length was given in steps or epochs; with minutes, the learning rate follows the clock, which is
+    never the same.
 
     Args:
         config: The settings of the run.
@@ -209,42 +226,58 @@ def train(config: TrainConfig) -> dict[str, float]:
     torch.set_flush_denormal(True)  # denormal numbers slow a CPU down a hundredfold
     keep_freed_pages()
     device = pick_device(config.device)
-    with distributed.process_group(device):
+    with distributed.process_group(device), chosen_threads(config, device) as max_threads:
         training_set, validation_set = open_datasets(config)
+        run = Run(
+            config.out,
+            flatten_settings(asdict(config))
+            | {"processes": distributed.world_size(), "images": len(training_set)},
+            config.keep_checkpoints,
+            config.tensorboard,
+        )
+        resumed = run.checkpoint if config.resume and run.checkpoint.exists() else None
         torch.manual_seed(config.seed)
-        detector = build_detector(config, training_set.categories).to(device)
+        detector = build_detector(config, training_set.categories, resumed).to(device)
         check_dataset(detector, validation_set)  # now, not after the training
+        check_objects(training_set, validation_set, detector)
         trainer = Trainer(detector, pick_optim(config), config.precision, config.ema)
         sampler = build_sampler(config, training_set)
         clock = Clock(config.minutes, count_steps(config, sampler))
-        settings = {**flatten_settings(asdict(config)), "processes": distributed.world_size()}
-        run = Run(config.out, settings, config.keep_checkpoints, config.tensorboard)
-        if config.resume and run.resume(trainer, clock):
-            log0(f"resuming the run in {config.out} after step {clock.step}")
-        else:
-            run.begin()
-        log0(describe_data(config.data, training_set, validation_set, sampler))
-        log0(describe_model(str(config.start_from or config.preset or "tiny"), detector))
-        log0(describe_run(clock, sampler))
-        log0(describe_device(device, config.precision, pick_workers(config)))
+        with closing(run):
+            if resumed is not None:
+                run.resume(trainer, clock)
+                log0(f"resuming the run in {config.out} after step {clock.step}")
+            else:
+                if config.resume:
+                    log0(
+                        f"{config.out} has no checkpoint to resume from: this run starts at step 1"
+                    )
+                run.begin()
+            log0(describe_data(config.data, training_set, validation_set, sampler))
+            log0(describe_model(str(config.start_from or config.preset or "tiny"), detector))
+            log0(describe_run(clock, sampler, config.batch_size))
+            log0(describe_device(device, config.precision, pick_workers(config)))
 
-        batches = open_batches(
-            DeterministicDataset(training_set, config.seed),
-            sampler.batches_from(clock.step),
-            pick_workers(config),
-            pin_memory=device.type == "cuda",
-        )
-        with closing(batches):  # stops the workers, also after an error
-            stopped = train_loop(config, trainer, clock, run, batches, validation_set)
-        run.save(trainer, clock)
-        so_far = f"after {clock.step} steps and {clock.minutes:.1f} minutes of training"
-        if stopped:
-            raise KeyboardInterrupt(
-                f"stopped {so_far}; the same command with --resume continues from here"
+            batches = open_batches(
+                DeterministicDataset(training_set, config.seed),
+                sampler.batches_from(clock.step),
+                pick_workers(config),
+                pin_memory=device.type == "cuda",
             )
-        metrics, table = evaluate_and_log(config, trainer, clock, run, validation_set)
-        log0(
-            f"{table}\ndone {so_far}; wrote to {config.out}: checkpoint.pt, best.pt, "
-            "metrics.jsonl, config.json, curves.png"
-        )
+            with closing(batches):  # stops the workers, also after an error
+                stopped = train_loop(
+                    config, trainer, clock, run, batches, validation_set, max_threads
+                )
+            run.save(trainer, clock)
+            so_far = f"after {clock.step} steps and {clock.minutes:.1f} minutes of training"
+            if stopped:
+                raise KeyboardInterrupt(
+                    f"stopped {so_far}; the same command with --resume continues from here"
+                )
+            metrics, table = evaluate_and_log(config, trainer, clock, run, validation_set)
+            done = (
+                f"done {so_far}; wrote to {config.out}: checkpoint.pt, best.pt, metrics.jsonl, "
+                "config.json, curves.png"
+            )
+            log0("\n".join([table, *explain(metrics, validation_set), done]))
     return metrics

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from ddetr_edu.checkpoints.transfer import adopt_parameters
 from ddetr_edu.data.coco import CocoDetection
 from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.data.shapes import Shapes, held_out_scenes
+from ddetr_edu.data.statistics import describe_excess_objects
 from ddetr_edu.data.transforms import light_augmentation, official_augmentation
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.denoising import Denoising
@@ -19,7 +21,7 @@ from ddetr_edu.models.config import DETR_PRESETS, PRESETS, DeformableDETRConfig,
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
 from ddetr_edu.training.config import FilledOptimConfig, TrainConfig
-from ddetr_edu.training.logging import log0
+from ddetr_edu.training.logging import describe_image_size, log0
 
 GENERATED_IMAGES = 1_000_000_000  # more scenes than any run can use up
 GENERATED_EPOCH = 1024  # scenes that are grouped by aspect ratio at a time
@@ -44,21 +46,27 @@ def open_datasets(config: TrainConfig) -> tuple:
         scenes = Shapes(config.overfit or GENERATED_IMAGES, seed=config.seed)
         return scenes, scenes if config.overfit else held_out_scenes()
     if config.overfit:
-        images = CocoDetection(config.data, "train").first(config.overfit)
+        images = CocoDetection(config.data, "train", strict=config.strict).first(config.overfit)
         return images, images
-    augmentations = {"light": light_augmentation, "official": official_augmentation}
-    training_set = CocoDetection(config.data, "train", augmentations[config.augmentation]())
+    augmentation = (
+        official_augmentation() if config.augmentation == "official" else light_augmentation()
+    )
+    training_set = CocoDetection(config.data, "train", augmentation, config.strict)
     if not len(training_set):
         raise ValueError(f"the train split of {config.data} has no image to train on")
-    return training_set, CocoDetection(config.data, "val")
+    return training_set, CocoDetection(config.data, "val", strict=config.strict)
 
 
-def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
+def build_detector(
+    config: TrainConfig, categories: dict[int, str], checkpoint: Path | None = None
+) -> Detector:
     """The detector to train: new, or with the parameters of config.start_from.
 
     Args:
         config: The settings of the run.
         categories: {label: name} of the training set.
+        checkpoint: Of the run to resume. It determines the architecture, and its parameters will
+            replace those of the detector, so that nothing else is read or downloaded.
 
     Returns:
         A detector in training mode, on the CPU.
@@ -69,7 +77,9 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     """
     source, preset = None, config.preset or "tiny"
     architecture: DeformableDETRConfig | DETRConfig
-    if config.start_from is not None:
+    if checkpoint is not None:
+        architecture = load(checkpoint).model.config
+    elif config.start_from is not None:
         source = load(config.start_from)
         architecture = source.model.config
     elif preset in PRESETS:
@@ -83,7 +93,18 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     model: DeformableDETR | DETR
     if isinstance(architecture, DeformableDETRConfig):
         if config.look_forward is not None:
+            if not architecture.box_refine:
+                raise ValueError(
+                    "--look-forward is about the gradient through box refinement, and this model "
+                    "does not refine its boxes; leave it out, or choose a preset that does, such "
+                    "as tiny or r50_refine"
+                )
             architecture = replace(architecture, look_forward=config.look_forward)
+        if config.checkpoint_activations and not architecture.n_encoder_layers:
+            raise ValueError(
+                "--checkpoint-activations is about encoder layers, but this model has none; leave "
+                "it out"
+            )
         model = DeformableDETR(architecture)
         model.encoder.checkpoint_activations = config.checkpoint_activations
     elif config.denoising or config.look_forward or config.checkpoint_activations:
@@ -95,7 +116,8 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
         model = DETR(architecture)
     if source is not None:
         log0(adopt_parameters(model, categories, source))
-    if config.imagenet:
+        log0(describe_image_size(source.resize, config.image_size))
+    if config.imagenet and checkpoint is None:
         if not isinstance(model.backbone, ResNetBackbone):
             raise ValueError(
                 f"--imagenet needs a ResNet, and the preset {preset} has none; "
@@ -106,6 +128,38 @@ def build_detector(config: TrainConfig, categories: dict[int, str]) -> Detector:
     if config.denoising:
         denoising = Denoising(len(categories), architecture.d_model, config.denoising)
     return Detector(model, categories, config.image_size, denoising=denoising)
+
+
+def check_objects(training_set, validation_set, detector: Detector) -> None:
+    """Raise if there is no object to train on; say so if there are more than a detector can find.
+
+    Generated scenes always have objects, and only a few.
+
+    Args:
+        training_set: From `open_datasets`.
+        validation_set: From `open_datasets`.
+        detector: From `build_detector`.
+
+    Raises:
+        DataError: If no training image shows an object that is not a crowd.
+    """
+    if isinstance(training_set, CocoDetection):
+        training_set.require_objects()
+    queries = {"this one": detector.model.config.n_queries}
+    for name, dataset in (("training", training_set), ("validation", validation_set)):
+        if not isinstance(dataset, CocoDetection):
+            continue
+        counts = dict(zip(dataset.image_ids, dataset.object_counts().tolist(), strict=True))
+        excess = describe_excess_objects(counts, queries)
+        if excess:
+            log0(f"objects  {name}: {excess}")
+        if not any(counts.values()):
+            log0(
+                f"objects  {name}: no image has an object, so every AP will be -1, which means "
+                "that there is nothing to measure"
+            )
+        if validation_set is training_set:
+            break
 
 
 def build_sampler(config: TrainConfig, training_set) -> InfiniteBatchSampler:

@@ -6,28 +6,21 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from ddetr_edu import distributed
 from ddetr_edu.checkpoints.io import save
 from ddetr_edu.checkpoints.safe_load import CheckpointError, safe_load
 from ddetr_edu.files import atomic_write
 from ddetr_edu.training.clock import Clock
+from ddetr_edu.training.lock import FolderLock
 from ddetr_edu.training.logging import log0
+from ddetr_edu.training.settings import check_same_categories, check_same_settings
 from ddetr_edu.training.trainer import Trainer
 from ddetr_edu.viz import plot_curves
 
-# Settings that change how a run is carried out, but not what it computes: a resumed run may have
-# others.
-MAY_DIFFER = (
-    "out",
-    "resume",
-    "device",
-    "workers",
-    "checkpoint_activations",
-    "eval_every",
-    "save_every",
-    "keep_checkpoints",
-    "tensorboard",
-)
+# What a run writes to its folder.
+FILES = ("checkpoint*.pt", "best.pt", "metrics.jsonl", "config.json", "curves.png", "tensorboard")
 
 
 class Run:
@@ -53,24 +46,26 @@ class Run:
         self.folder, self.settings, self.keep_checkpoints = folder, settings, keep_checkpoints
         self.checkpoint, self.log = folder / "checkpoint.pt", folder / "metrics.jsonl"
         self.saved_step = 0  # of checkpoint.pt
-        self._writer = open_tensorboard(folder) if tensorboard and not distributed.rank() else None
+        self._writer_class = find_tensorboard() if tensorboard and not distributed.rank() else None
+        self._writer = None
+        self._lock: FolderLock | None = None
 
     def begin(self) -> None:
-        """Start with an empty log. Files of an earlier run are moved to the folder `previous`."""
+        """Start with an empty log. An earlier run is moved to a numbered folder of its own.
+
+        Raises:
+            ValueError: If another process is training in this folder.
+        """
         if distributed.rank():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        names = ("checkpoint*.pt", "best.pt", "metrics.jsonl", "config.json", "curves.png")
-        earlier = [path for name in names for path in self.folder.glob(name)]
-        if self.checkpoint in earlier:
-            previous = self.folder / "previous"
-            shutil.rmtree(previous, ignore_errors=True)
-            previous.mkdir()
-            for path in earlier:
-                path.replace(previous / path.name)
-            log0(f"{self.folder} contained an earlier run, which is now in {previous}")
+        self._lock = FolderLock(self.folder)
+        kept = move_earlier_run(self.folder)
+        if kept is not None:
+            log0(f"{self.folder} held an earlier run, which is now in {kept}")
         atomic_write(self.folder / "config.json", json.dumps(self.settings, indent=2).encode())
         atomic_write(self.log, b"")
+        self._open_writer()
 
     def resume(self, trainer: Trainer, clock: Clock) -> bool:
         """Take trainer and clock to the newest checkpoint.
@@ -84,10 +79,13 @@ class Run:
 
         Raises:
             CheckpointError: If training cannot resume from the checkpoint.
-            ValueError: If it was trained with other settings.
+            ValueError: If it was trained with other settings or categories, or if another process
+                is training in this folder.
         """
         if not self.checkpoint.exists():
             return False
+        if not distributed.rank():
+            self._lock = FolderLock(self.folder)
         content = safe_load(self.checkpoint)
         if not isinstance(content, dict) or "training" not in content:
             raise CheckpointError(
@@ -96,6 +94,16 @@ class Run:
             )
         training = content["training"]
         check_same_settings(training["settings"], self.settings)
+        check_same_categories(content["categories"], trainer.detector.categories, self.checkpoint)
+        images = [settings.get("images") for settings in (training["settings"], self.settings)]
+        if None not in images and images[0] != images[1]:
+            log0(
+                f"the training set had {images[0]} images and now has {images[1]}: the run goes on "
+                "with these, but its end is no longer that of an uninterrupted run"
+            )
+        if self.settings.get("threads") is None and trainer.device.type == "cpu":
+            # Sums are rounded differently with another number of threads.
+            torch.set_num_threads(training.get("threads", torch.get_num_threads()))
         trainer.restore(content["model"], training["trainer"])
         clock.start(content["step"], training["minutes"])
         self.saved_step = clock.step
@@ -103,7 +111,18 @@ class Run:
             atomic_write(self.log, "".join(lines_until(self.log, clock.step)).encode())
             for unfinished in self.folder.glob(".*.pt.*"):
                 unfinished.unlink()
+            self._open_writer()
         return True
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _open_writer(self) -> None:
+        """Open TensorBoard's files, once those of an earlier run are out of the way."""
+        if self._writer_class is not None:
+            self._writer = self._writer_class(self.folder / "tensorboard")
 
     def write(self, entry: dict) -> None:
         """Append a line to the log, floats with six significant digits.
@@ -134,7 +153,12 @@ class Run:
             return
         if self.keep_checkpoints and self.checkpoint.exists():
             link_or_copy(self.checkpoint, self.folder / f"checkpoint-{self.saved_step:07d}.pt")
-        training = {"settings": self.settings, "minutes": clock.minutes, "trainer": trainer.state()}
+        training = {
+            "settings": self.settings,
+            "minutes": clock.minutes,
+            "threads": torch.get_num_threads(),
+            "trainer": trainer.state(),
+        }
         save(self.checkpoint, trainer.result, step=clock.step, training=training)
         self.saved_step = clock.step
         older = sorted(self.folder.glob("checkpoint-*.pt"))
@@ -165,6 +189,28 @@ class Run:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
+def move_earlier_run(folder: Path) -> Path | None:
+    """Move the files of an earlier run out of the way of a new one; nothing is ever replaced.
+
+    Args:
+        folder: The folder that both runs write to.
+
+    Returns:
+        The folder that the files are in now: `run-1` for the first run, `run-2` for the second, and
+        so on. None if there is no checkpoint and no line of a log that could be lost.
+    """
+    files = [path for name in FILES for path in folder.glob(name)]
+    if not any(path.suffix in (".pt", ".jsonl") and path.stat().st_size for path in files):
+        return None
+    numbers = [path.name.removeprefix("run-") for path in folder.glob("run-*")]
+    number = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
+    target = folder / f"run-{number}"
+    target.mkdir()
+    for path in files:
+        path.replace(target / path.name)
+    return target
+
+
 def lines_until(log: Path, step: int) -> list[str]:
     """The lines of a log that a run resumed after this step will not write again.
 
@@ -186,47 +232,6 @@ def lines_until(log: Path, step: int) -> list[str]:
     return kept
 
 
-def check_same_settings(before: dict, now: dict) -> None:
-    """Raise if settings differ that determine what a run computes.
-
-    Args:
-        before: Those of the run so far.
-        now: Those that it would be resumed with.
-
-    Raises:
-        ValueError: Naming the settings that differ.
-    """
-    different = [
-        f"--{name.replace('_', '-')} was {before.get(name)} and is now {now.get(name)}"
-        for name in now.keys() | before.keys()
-        if name not in MAY_DIFFER and before.get(name) != now.get(name)
-    ]
-    if different:
-        raise ValueError(
-            f"--resume needs the same settings, but {' and '.join(sorted(different))}; "
-            "give those of the run, or choose another --out for a new one"
-        )
-
-
-def flatten_settings(settings: dict, prefix: str = "") -> dict:
-    """Nested settings by their names on the command line.
-
-    Args:
-        settings: A config as a dict.
-        prefix: What precedes the names.
-
-    Returns:
-        {"optim.lr": ..., ...}, with values as JSON keeps them.
-    """
-    flat: dict[str, object] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten_settings(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = json.loads(json.dumps(value, default=str))
-    return flat
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """Make a hard link to a file, or a copy where the file system has no hard links.
 
@@ -241,14 +246,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def open_tensorboard(folder: Path):
-    """A writer of TensorBoard files.
-
-    Args:
-        folder: The folder of the run; they go into its folder `tensorboard`.
+def find_tensorboard() -> type:
+    """The class that writes TensorBoard files.
 
     Returns:
-        A torch.utils.tensorboard.SummaryWriter.
+        torch.utils.tensorboard.SummaryWriter.
 
     Raises:
         ValueError: If TensorBoard is not installed.
@@ -260,4 +262,4 @@ def open_tensorboard(folder: Path):
             "--tensorboard needs a package that is not installed: pip install tensorboard; or "
             "leave it out, metrics.jsonl and curves.png are written anyway"
         ) from None
-    return SummaryWriter(folder / "tensorboard")
+    return SummaryWriter

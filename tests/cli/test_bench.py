@@ -33,6 +33,10 @@ def test_a_benchmark_prints_a_table_and_writes_a_plot_and_json(tmp_path, monkeyp
     assert len(capsys.readouterr().out.splitlines()) == 1 + 12
 
 
+def test_results_are_written_among_a_learners_runs_and_not_over_tracked_ones():
+    assert BenchConfig().out == Path("runs/bench/attention")
+
+
 @pytest.mark.parametrize(
     "setting", [{"backends": ("gpu",)}, {"locations": ("moon",)}, {"rounds": 0}, {"threads": (0,)}]
 )

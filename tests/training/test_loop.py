@@ -210,15 +210,21 @@ def test_two_images_are_overfitted(config):
     assert len(losses) == 6 and losses[-1] < 0.5 * losses[0]
 
 
-def test_a_new_run_keeps_the_previous_one(config, capsys):
-    train(config(steps=1))
-    first = (config().out / "checkpoint.pt").read_bytes()
-    train(config(steps=2))
-    previous = config().out / "previous"
-    assert (previous / "checkpoint.pt").read_bytes() == first
-    assert json.loads((previous / "config.json").read_text())["steps"] == 1
-    assert "contained an earlier run, which is now in" in capsys.readouterr().out
-    assert not list(config().out.glob("checkpoint-*"))
+def test_every_earlier_run_is_kept_under_a_number_of_its_own(config, capsys):
+    out, checkpoints = config().out, []
+    for steps in (1, 2, 3):
+        train(config(steps=steps))
+        checkpoints.append((out / "checkpoint.pt").read_bytes())
+    for number in (1, 2):
+        kept = out / f"run-{number}"
+        assert (kept / "checkpoint.pt").read_bytes() == checkpoints[number - 1]
+        assert json.loads((kept / "config.json").read_text())["steps"] == number
+        assert {"best.pt", "metrics.jsonl", "curves.png"} <= {path.name for path in kept.iterdir()}
+    assert json.loads((out / "config.json").read_text())["steps"] == 3
+    printed = capsys.readouterr().out
+    for number in (1, 2):
+        assert f"held an earlier run, which is now in {out / f'run-{number}'}" in printed
+    assert not list(out.glob("checkpoint-*"))
 
 
 def test_after_eleven_steps_it_estimates_the_remaining_time(config, capsys):
@@ -227,6 +233,54 @@ def test_after_eleven_steps_it_estimates_the_remaining_time(config, capsys):
     assert re.search(r"\d+\.\d\d s per step, \d+\.\d GiB of memory, \d+\.\d minutes left", printed)
     assert "12 steps (6 epochs), batch size 2" in printed
     assert "cpu with 1 thread, fp32, no data loading workers" in printed
+
+
+# Data that cannot be learned, or not completely -------------------------------------------------
+
+
+@pytest.fixture
+def own_data(shapes_folder, tmp_path):
+    """own_data(split, change): the small data set with changed annotations."""
+    shutil.copytree(shapes_folder, tmp_path / "data")
+
+    def change_annotations(split, change):
+        file = tmp_path / "data" / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        content["annotations"] = change(content["annotations"])
+        file.write_text(json.dumps(content))
+        return str(tmp_path / "data")
+
+    return change_annotations
+
+
+def test_more_objects_than_queries_are_announced_before_training(
+    config, own_data, monkeypatch, capsys
+):
+    monkeypatch.setattr(loop, "train_step", lambda *a: pytest.fail("it trained"))
+    data = own_data("train", lambda entries: [{**entries[0], "id": i} for i in range(1, 15)])
+    with pytest.raises(pytest.fail.Exception, match="it trained"):
+        train(config(data=data))
+    printed = capsys.readouterr().out
+    assert "objects  training: image 1 has 14 objects, and a detector finds at most" in printed
+    assert "1 with more than 13" in printed and "validation: image" not in printed
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda entries: [{**a, "iscrowd": 1} for a in entries], "boxes are marked as crowds"),
+        (lambda entries: [], "no object to train on"),
+    ],
+)
+def test_a_set_without_an_object_is_refused_before_training(config, own_data, change, message):
+    with pytest.raises(DataError, match=message):
+        train(config(data=own_data("train", change)))
+    assert not config().out.exists()
+
+
+def test_that_there_is_nothing_to_evaluate_is_said_before_training(config, own_data, capsys):
+    train(config(data=own_data("val", lambda entries: []), steps=1))
+    assert "validation: no image has an object, so every AP will be -1" in capsys.readouterr().out
 
 
 # Data -------------------------------------------------------------------------------------------
