@@ -3,12 +3,25 @@
 import torch
 
 from ddetr_edu.course import solutions
-from ddetr_edu.course.exercise import Exercise
+from ddetr_edu.course.exercise import Cases, Exercise
 from ddetr_edu.course.mistakes import sampling_locations_by, star
+
+
+def _sizes_of_the_star() -> Cases:
+    return {
+        "eight heads, as in the paper": (8, 4, 4),
+        "four heads: only along the axes": (4, 3, 7),
+        "five heads: no ray points straight down": (5, 2, 3),
+        "an odd number of heads": (7, 6, 2),
+        "one head": (1, 5, 6),
+        "one level": (6, 1, 5),
+        "one point": (3, 7, 1),
+    }
+
 
 initial_offsets = Exercise(
     solutions.initial_offsets,
-    lambda seed: ((8, 4, 4), (5, 2, 3), (4, 3, 7), (7, 1, 2), (3, 2, 5))[seed],
+    _sizes_of_the_star,
     {
         "the rays end on a circle: divide each direction by its larger component": (
             lambda m, l, p: star(m, l, p, square=False)
@@ -36,12 +49,24 @@ initial_offsets = Exercise(
 )
 
 
-def _references_and_offsets(seed: int) -> tuple:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(7, 5), (3, 4)] if seed % 2 else [(11, 13), (5, 7), (2, 3)]
-    references = torch.rand(2, 3, len(shapes), 2, generator=generator, dtype=torch.float64)
-    offsets = torch.randn(2, 3, 5, len(shapes), 4, 2, generator=generator, dtype=torch.float64)
-    return references, offsets, shapes
+def _references_and_offsets() -> Cases:
+    # (N, Lq, M, L, P) all different in each case, one (H, W) for each level, pixels an offset spans
+    sizes = {
+        "three levels": ((2, 4, 5, 3, 7), [(11, 13), (5, 7), (2, 3)], 1.0),
+        "two levels, taller than wide": ((3, 5, 7, 2, 4), [(17, 6), (9, 4)], 1.0),
+        "one level": ((5, 3, 2, 1, 6), [(7, 12)], 1.0),
+        "one image and one query": ((1, 1, 3, 4, 2), [(19, 8), (10, 4), (5, 2), (3, 1)], 1.0),
+        "one head and one point": ((4, 6, 1, 5, 1), [(9, 5), (4, 3), (8, 2), (2, 7), (1, 4)], 1.0),
+        "offsets that lead out of the image": ((7, 2, 4, 2, 3), [(3, 10), (2, 5)], 20.0),
+        "offsets of zero": ((2, 7, 6, 2, 5), [(4, 13), (6, 5)], 0.0),
+    }
+    generator = torch.Generator().manual_seed(0)
+    cases: Cases = {}
+    for name, ((n, lq, m, l, p), shapes, reach) in sizes.items():
+        references = torch.rand(n, lq, l, 2, generator=generator, dtype=torch.float64)
+        offsets = torch.randn(n, lq, m, l, p, 2, generator=generator, dtype=torch.float64)
+        cases[name] = references, offsets * reach, shapes
+    return cases
 
 
 sampling_locations = Exercise(
@@ -74,9 +99,23 @@ sampling_locations = Exercise(
 )
 
 
-def _scores(seed: int) -> tuple:
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(2, 3, 5, 4, 7, generator=generator, dtype=torch.float64) * 2,)
+def _scores() -> Cases:
+    sizes = {  # (N, Lq, M, L, P), and how far the scores spread
+        "several levels and points": ((2, 3, 5, 4, 7), 2.0),
+        "more levels than points": ((3, 4, 2, 6, 5), 2.0),
+        "one image and one query": ((1, 1, 3, 2, 4), 1.0),
+        "one head": ((5, 2, 1, 3, 6), 1.0),
+        "one level": ((2, 5, 4, 1, 3), 1.0),
+        "one point": ((4, 7, 3, 5, 1), 1.0),
+        "all scores equal": ((3, 2, 6, 7, 2), 0.0),
+        "one score far above the others": ((7, 6, 4, 2, 3), 8.0),
+    }
+    generator = torch.Generator().manual_seed(0)
+    cases: Cases = {}
+    for name, (shape, spread) in sizes.items():
+        scores = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        cases[name] = (scores * spread,)
+    return cases
 
 
 attention_weights = Exercise(
@@ -104,13 +143,26 @@ attention_weights = Exercise(
 )
 
 
-def _samples_and_weights(seed: int) -> tuple:
-    generator = torch.Generator().manual_seed(seed)
-    samples = torch.randn(2, 3, 5, 4, 7, 11, generator=generator, dtype=torch.float64)
-    weights = torch.rand(2, 3, 5, 4, 7, generator=generator, dtype=torch.float64)
-    if seed == 0:  # the plain sum is expected even where the weights do not sum to 1
-        return samples, weights
-    return samples, weights / weights.sum((-1, -2), keepdim=True)
+def _samples_and_weights() -> Cases:
+    sizes = {  # (N, Lq, M, L, P, D)
+        "several levels and points": (2, 3, 5, 4, 7, 11),
+        "more queries than channels": (3, 7, 2, 5, 4, 6),
+        "one image and one query": (1, 1, 4, 3, 2, 5),
+        "one head": (4, 5, 1, 2, 3, 7),
+        "one level": (2, 6, 3, 1, 5, 4),
+        "one point": (5, 2, 6, 7, 1, 3),
+        "one channel": (3, 4, 7, 2, 6, 1),
+        "weights that do not sum to 1": (6, 5, 3, 4, 2, 8),
+    }
+    generator = torch.Generator().manual_seed(0)
+    cases: Cases = {}
+    for name, shape in sizes.items():
+        samples = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        weights = torch.rand(*shape[:-1], generator=generator, dtype=torch.float64)
+        if name != "weights that do not sum to 1":
+            weights = weights / weights.sum((-1, -2), keepdim=True)
+        cases[name] = samples, weights
+    return cases
 
 
 aggregate = Exercise(

@@ -1,28 +1,47 @@
-"""An exercise: runs a learner's answer, says whether it is right and, if not, why.
+"""An exercise: runs a learner's answer, says whether it is right and, if not, where and why.
 
-An answer is run on several inputs of different shapes, random where they can be, and compared with
-the reference solution. If it is wrong, it is also compared with the usual mistakes: one that gives
+An answer is run on several cases, each with a name that says what it tries, and compared with the
+reference solution. If it is wrong, it is also compared with the usual mistakes: one that gives
 exactly the same wrong numbers is named.
 """
 
-import math
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-SEEDS = range(5)
+from ddetr_edu.course.answers import NotNumbers, Numbers, read_numbers
+from ddetr_edu.course.feedback import (
+    changed_arguments,
+    describe_arguments,
+    describe_difference,
+    describe_error,
+    is_untouched,
+    wrong_numbers,
+)
+
 TOLERANCE = 1e-5  # answers may compute in fp32
+ROUNDINGS = 16  # how many rounding errors of their type answers in 16 bits may add up
+COARSEST_EPS = torch.finfo(torch.bfloat16).eps  # with fewer bits, nothing could be told apart
+
+Cases = dict[str, tuple]  # {what a case tries: the arguments}
 
 
 class CheckResult(NamedTuple):
     """Whether an answer is right, and what to tell the learner."""
 
     passed: bool
-    message: str  # one or two lines
+    message: str  # one line if it passed, several if not
+
+
+class Outcome(NamedTuple):
+    """What an answer did in one case."""
+
+    numbers: Numbers | None  # what it returned; None if it raised, or returned no numbers
+    problem: str  # empty if it is right
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,7 @@ class Exercise:
     """A function for the learner to write, with everything that checking an answer needs."""
 
     solution: Callable  # the reference; its docstring is the signature that the learner is given
-    make_inputs: Callable[[int], tuple]  # seed -> the arguments of one test case
+    cases: Callable[[], Cases]  # simple ones first; no two have the same sizes
     mistakes: dict[str, Callable]  # what to tell the learner -> a function that makes the mistake
 
     @property
@@ -50,109 +69,117 @@ class Exercise:
         """Compare an answer with the solution and, if it is wrong, with the usual mistakes.
 
         Args:
-            answer: The learner's function. It gets copies, so it may change its arguments.
+            answer: The learner's function. It may return tensors of any type, arrays, lists or
+                numbers, but must leave its arguments as they are.
 
         Returns:
             Whether the answer passed, and a message for the learner. Nothing that the answer
             raises gets out; it is part of the message.
         """
-        cases = [self.make_inputs(seed) for seed in SEEDS]
-        expected = self._results(self.solution, cases)
-        actual = []
-        for case, reference in zip(cases, expected, strict=True):
+        name = self.solution.__name__
+        if not callable(answer):
+            advice = f"pass your function itself: checks.{name}(my_{name})"
+            return CheckResult(False, f"not yet: this is no function; {advice}")
+        cases = self.cases()
+        outcomes: dict[str, Outcome] = {}
+        for case, arguments in cases.items():
+            given = copy.deepcopy(arguments)
             try:
-                result = answer(*copy_arguments(case))
-            except NotImplementedError:
-                message = "not attempted yet: write your answer above, then run both cells again"
-                return CheckResult(False, message)
+                result = answer(*given)
             except Exception as error:  # whatever it is, the learner should see it explained
-                reason = f"your function raised {type(error).__name__}: {error}"
-                return CheckResult(False, f"not yet: {reason}\nexpected: {self.signature}")
-            try:
-                tensor = to_float64(result)
-            except (TypeError, ValueError, RuntimeError, OverflowError):
-                reason = "your function returned no number or tensor"
-                return CheckResult(False, f"not yet: {reason}; expected: {self.signature}")
-            if tensor.shape != reference.shape:
-                shapes = f"{tuple(tensor.shape)}, but {tuple(reference.shape)}"
-                message = f"not yet: the shape is {shapes} was expected: {self.signature}"
-                return CheckResult(False, message)
-            actual.append(tensor)
+                if is_untouched(answer, error):
+                    advice = "write your answer above, then run both cells again"
+                    return CheckResult(False, f"not attempted yet: {advice}")
+                outcomes[case] = Outcome(None, describe_error(answer, error))
+                continue
+            outcomes[case] = self._compare(result, arguments)
+            if changed := changed_arguments(self.solution, arguments, given):
+                names = " and ".join(f"`{name}`" for name in changed)
+                advice = f"your function changed its argument {names} in place; work on a copy"
+                problem = "\n  ".join(filter(None, [outcomes[case].problem, advice]))
+                outcomes[case] = Outcome(outcomes[case].numbers, problem)
+        if not any(outcome.problem for outcome in outcomes.values()):
+            return CheckResult(True, f"passed: all {len(cases)} cases are right")
+        return CheckResult(False, self._explain(cases, outcomes))
 
-        difference = max_abs_difference(expected, actual)
-        if difference <= TOLERANCE:
-            message = f"passed: {len(cases)} cases, largest difference below {TOLERANCE:.0e}"
-            return CheckResult(True, message)
-        message = f"not yet: the largest difference is {difference:.3g}"
+    def _compare(self, result: object, arguments: tuple) -> Outcome:
+        """Compare what an answer returned with the solution's result."""
+        expected = read_numbers(solved := self.solution(*copy.deepcopy(arguments))).values
+        try:
+            numbers = read_numbers(result)
+        except NotNumbers as error:
+            advice = ": is a `return` missing?" if result is None else ""
+            return Outcome(
+                None, f"your function returned {error}{advice}\n  expected: {self.signature}"
+            )
+        if numbers.values.shape != expected.shape:
+            shapes = f"{tuple(numbers.values.shape)}, but {tuple(expected.shape)} was expected"
+            return Outcome(numbers, f"the shape is {shapes}: {self.signature}")
+        whole = isinstance(solved, int) or not torch.as_tensor(solved).is_floating_point()
+        wrong = wrong_numbers(
+            expected, numbers.values, TOLERANCE if whole else tolerance(expected, numbers.eps)
+        )
+        if wrong.any():
+            return Outcome(numbers, describe_difference(expected, numbers.values, wrong))
+        return Outcome(numbers, "")
+
+    def _explain(self, cases: Cases, outcomes: dict[str, Outcome]) -> str:
+        """What to tell a learner whose answer is wrong in at least one case."""
+        right = [case for case, outcome in outcomes.items() if not outcome.problem]
+        wrong = [case for case, outcome in outcomes.items() if outcome.problem]
+        count = f"right in {len(right)} of {len(cases)} cases" if right else "wrong in all cases"
+        lines = [
+            f"not yet: {count}; look at this one: {wrong[0]}",
+            f"  input: {describe_arguments(self.solution, cases[wrong[0]])}",
+            f"  {outcomes[wrong[0]].problem}",
+        ]
+        if right:
+            lines += [f"  right: {'; '.join(right)}", f"  wrong: {'; '.join(wrong)}"]
+        lines.append(
+            f'  to try it: arguments = checks.{self.solution.__name__}.cases()["{wrong[0]}"]'
+        )
+        lines += [f"it looks as if {mistake}" for mistake in self._mistakes_like(cases, outcomes)]
+        return "\n".join(lines)
+
+    def _mistakes_like(self, cases: Cases, outcomes: dict[str, Outcome]) -> list[str]:
+        """The first of the usual mistakes that gives the same results in all cases, if one does."""
         for description, mistake in self.mistakes.items():
-            mistaken = self._results(mistake, cases)
-            if same_shapes(mistaken, actual) and max_abs_difference(mistaken, actual) <= TOLERANCE:
-                return CheckResult(False, f"{message}\nit looks as if {description}")
-        return CheckResult(False, message)
-
-    @staticmethod
-    def _results(function: Callable, cases: list[tuple]) -> list[Tensor]:
-        return [to_float64(function(*copy_arguments(case))) for case in cases]
+            if all(same_result(mistake, cases[case], outcomes[case].numbers) for case in cases):
+                return [description]
+        return []
 
 
-def copy_arguments(case: tuple) -> tuple:
-    """Copy the tensors among the arguments of a test case: an answer may change what it is given.
+def tolerance(expected: Tensor, eps: float) -> float:
+    """The largest difference that counts as right.
 
     Args:
-        case: The arguments.
+        expected: The right result, of any shape.
+        eps: The relative precision of the answer's type.
 
     Returns:
-        The same arguments, with tensors cloned.
+        A difference that rounding explains.
     """
-    return tuple(a.clone() if isinstance(a, Tensor) else a for a in case)
+    scale = expected.abs().max().item() if expected.numel() else 0.0
+    return max(TOLERANCE * max(1.0, scale), ROUNDINGS * min(eps, COARSEST_EPS) * scale)
 
 
-def to_float64(result: object) -> Tensor:
-    """Convert what a function returned to a float64 tensor.
+def same_result(mistake: Callable, arguments: tuple, numbers: Numbers | None) -> bool:
+    """Whether a mistake leads to the result that an answer has in one case.
 
     Args:
-        result: A tensor, a number, an array, or nested sequences of numbers.
+        mistake: A function that makes the mistake.
+        arguments: Those of the case.
+        numbers: What the answer returned, or None if it raised.
 
     Returns:
-        A tensor without gradient.
-
-    Raises:
-        TypeError: If there is no result, or nothing like a number in it.
-        ValueError: If a sequence is ragged.
+        True if shape and numbers agree, or both raised.
     """
-    if result is None:
-        raise TypeError("the result is None")
-    if not isinstance(result, Tensor):
-        result = np.asarray(result, dtype=np.float64)
-    return torch.as_tensor(result).detach().to(torch.float64)
-
-
-def same_shapes(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Whether two lists of tensors have the same shapes, pair by pair.
-
-    Args:
-        first: Tensors of any shapes.
-        second: As many others.
-
-    Returns:
-        True if every pair has one shape.
-    """
-    return all(a.shape == b.shape for a, b in zip(first, second, strict=True))
-
-
-def max_abs_difference(first: list[Tensor], second: list[Tensor]) -> float:
-    """The largest absolute difference between two lists of tensors.
-
-    Args:
-        first: Tensors of any shapes.
-        second: As many others, of the same shapes.
-
-    Returns:
-        The largest difference of any two numbers; infinity where only one of them is finite, or
-        either is NaN.
-    """
-    largest = 0.0
-    for a, b in zip(first, second, strict=True):
-        difference = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=math.inf)
-        largest = max(largest, difference.max().item() if difference.numel() else 0.0)
-    return largest
+    try:
+        mistaken = read_numbers(mistake(*copy.deepcopy(arguments))).values
+    except Exception:
+        return numbers is None
+    if numbers is None or mistaken.shape != numbers.values.shape:
+        return False
+    both_nan = mistaken.isnan() & numbers.values.isnan()
+    wrong = wrong_numbers(mistaken, numbers.values, tolerance(mistaken, numbers.eps))
+    return not (wrong & ~both_nan).any()

@@ -6,22 +6,38 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from ddetr_edu.course import solutions
-from ddetr_edu.course.exercise import Exercise
+from ddetr_edu.course.exercise import Cases, Exercise
 from ddetr_edu.course.mistakes import assign_cheapest_pair_first, assign_in_order, focal_loss_with
 
 
-def _cost(seed: int) -> tuple:
-    # Few queries for many objects, so that several objects compete for their cheapest query.
-    n_queries, n_objects = ((7, 5), (11, 7), (5, 5), (13, 3), (6, 4))[seed]
-    generator = torch.Generator().manual_seed(seed)
-    cost = torch.rand(n_queries, n_objects, generator=generator, dtype=torch.float64)
-    cost[seed % n_queries] -= 0.8  # one query is the cheapest for every object
-    return (cost,)
+def _costs() -> Cases:
+    # Small enough for an answer that tries all assignments. Each has a single best one.
+    generator = torch.Generator().manual_seed(0)
+
+    def random(queries: int, objects: int) -> torch.Tensor:
+        return torch.rand(queries, objects, generator=generator, dtype=torch.float64)
+
+    contested, second = random(7, 5), random(6, 4)
+    contested[2] -= 0.8  # one query is the cheapest for every object
+    second[5] -= 0.8
+    blocked = torch.tensor([[0.1, 0.2], [0.3, 0.9], [0.8, 0.95]], dtype=torch.float64)
+    return {
+        "the cheapest pair blocks the best assignment": (blocked,),
+        "more queries than objects": (random(9, 3),),
+        "several objects compete for one query": (contested,),
+        "several objects compete for the last query": (second,),
+        "as many objects as queries": (random(5, 5),),
+        "one object": (random(6, 1),),
+        "many queries, two objects": (random(13, 2),),
+        "negative costs, as with GIoU": (random(8, 3) - 2,),
+        "large costs": (random(5, 4) * 1000,),
+        "one object and one query": (random(1, 1),),
+    }
 
 
 assign = Exercise(
     solutions.assign,
-    _cost,
+    _costs,
     {
         "each object took its cheapest query; one query may then serve several objects": (
             lambda cost: cost.argmin(0)
@@ -39,11 +55,26 @@ assign = Exercise(
 )
 
 
-def _logits(seed: int) -> tuple:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, 11, 5, generator=generator, dtype=torch.float64) * 2
-    is_object = torch.rand(3, 11, 5, generator=generator) < 0.1
-    return logits, is_object, int(is_object.sum()) + seed + 2
+def _logits() -> Cases:
+    sizes: dict[str, tuple] = {  # shape, share of objects, num_boxes
+        "a single logit": ((1, 1), 1.0, 1),
+        "two images of one query and two classes": ((2, 1, 2), 0.5, 3),
+        "images, queries and classes": ((3, 11, 5), 0.1, 23),
+        "one axis": ((7,), 0.5, 4),
+        "two axes": ((13, 2), 0.3, 3),
+        "four axes": ((2, 3, 5, 7), 0.2, 50),
+        "no objects": ((2, 9, 4), 0.0, 1),
+        "objects only": ((5, 3), 1.0, 15),
+        "num_boxes is not whole, as a mean over processes": ((4, 6, 3), 0.2, 2.5),
+    }
+    generator = torch.Generator().manual_seed(0)
+    cases: Cases = {}
+    for name, (shape, share, num_boxes) in sizes.items():
+        logits = 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+        is_object = torch.rand(*shape, generator=generator) < share
+        # Moderate ones: 1 - prob of a large logit has few digits left in fp32.
+        cases[name] = logits.clamp(-5, 5), is_object, num_boxes
+    return cases
 
 
 focal_loss = Exercise(

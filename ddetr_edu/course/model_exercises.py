@@ -3,12 +3,26 @@
 import math
 
 from ddetr_edu.course import solutions
-from ddetr_edu.course.exercise import Exercise
+from ddetr_edu.course.exercise import Cases, Exercise
 from ddetr_edu.course.mistakes import count_tokens_with
+
+
+def _image_sizes() -> Cases:
+    return {
+        "the image of this lesson": (800, 1200),
+        "sides that no stride divides": (801, 1201),
+        "sides that every stride divides": (192, 256),
+        "taller than wide": (640, 427),
+        "a small image": (97, 203),
+        "smaller than the largest stride": (33, 50),
+        "a single pixel": (1, 1),
+        "a very wide image": (65, 2050),
+    }
+
 
 count_tokens = Exercise(
     solutions.count_tokens,
-    lambda seed: ((800, 1200), (801, 1201), (192, 224), (97, 203), (640, 427))[seed],
+    _image_sizes,
     {
         "sizes were rounded down; strides round up": count_tokens_with(math.floor),
         "sizes were rounded to the nearest; strides round up": count_tokens_with(round),

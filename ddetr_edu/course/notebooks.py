@@ -1,15 +1,20 @@
 """Tidy notebooks before they are committed: `python -m ddetr_edu.course.notebooks FILE ...`
 
+It also tells a lesson's own cells from those in which a learner is at work.
+
 Outputs stay: they are the reference that the tests compare with, and what readers see on the web.
 What is removed is metadata that changes from run to run and from machine to machine without meaning
 anything: execution times, the state of widgets, the editor's settings.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 KEPT_METADATA = ("kernelspec", "language_info")
+LESSON_CELL = re.compile(r"\d\d-")  # the ids of a lesson's cells; Jupyter gives others to new ones
+STUB = "raise NotImplementedError  # put your answer here"
 
 
 def tidy(notebook: dict) -> dict:
@@ -25,6 +30,28 @@ def tidy(notebook: dict) -> dict:
     metadata["language_info"] = {"name": "python"}  # its version is this machine's, not ours
     cells = [{**cell, "metadata": {}} for cell in notebook["cells"]]
     return {**notebook, "cells": cells, "metadata": metadata}
+
+
+def learners_cells(cells: list[dict]) -> list[dict]:
+    """The code cells in which a learner is at work.
+
+    Args:
+        cells: All cells of a lesson, with a string for a source.
+
+    Returns:
+        Cells that were added, exercises whose stub was changed, and the checks of these exercises.
+    """
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    stub = re.compile(rf'def my_(\w+)\(.*\):\n    """.*"""\n    {re.escape(STUB)}\s*')
+    untouched = {found[1] for cell in code if (found := stub.fullmatch(cell["source"]))}
+
+    def is_learners(cell: dict) -> bool:
+        exercise = re.match(r"checks\.(\w+)\(", cell["source"])
+        defined = re.findall(r"^def my_(\w+)\(", cell["source"], re.MULTILINE)
+        exercises = set(defined) | ({exercise[1]} if exercise else set())
+        return not LESSON_CELL.match(cell.get("id", "")) or not exercises <= untouched
+
+    return [cell for cell in code if is_learners(cell)]
 
 
 def main(paths: list[str]) -> int:
