@@ -2,7 +2,7 @@
 //
 //   #include "host_cuda.h"
 //   #include "kernel.cu"
-//   host_cuda::run(blocks, threads, seed, [&] { my_kernel(arguments); });
+//   host_cuda::run({4, 2, 1}, threads, seed, [&] { my_kernel(arguments); });
 //
 // Every thread of a block is a fiber: it has its own stack and its own point of execution. A fiber
 // runs until it must wait for others, in a shuffle or at a barrier, and then the next one runs.
@@ -59,6 +59,8 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
+
+using std::max;
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -195,9 +197,9 @@ inline bool release_waiters() {
                            ", but " + describe(other));
 }
 
-// Run `kernel` in `blocks` blocks of `threads` threads, in an order drawn from `seed`. Throws
+// Run `kernel` in a grid of blocks of `threads` threads each, in an order drawn from `seed`. Throws
 // std::runtime_error if threads wait for each other in vain; their stacks are then not unwound.
-inline void run(int blocks, int threads, unsigned seed, std::function<void()> kernel) {
+inline void run(dim3 grid, int threads, unsigned seed, std::function<void()> kernel) {
   if (threads % WARP != 0) throw std::runtime_error("a block must be a whole number of warps");
   std::mt19937 random(seed);
   emulator.kernel = std::move(kernel);
@@ -210,14 +212,16 @@ inline void run(int blocks, int threads, unsigned seed, std::function<void()> ke
     context.uc_stack.ss_size = STACK;
     makecontext(&context, fiber_main, 0);
   }
-  gridDim.x = blocks;
+  const unsigned blocks = grid.x * grid.y * grid.z;
+  gridDim = grid;
   blockDim.x = threads;
-  std::vector<int> block_order(blocks), thread_order(threads);
+  std::vector<unsigned> block_order(blocks);
+  std::vector<int> thread_order(threads);
   std::iota(block_order.begin(), block_order.end(), 0);
   std::iota(thread_order.begin(), thread_order.end(), 0);
   std::shuffle(block_order.begin(), block_order.end(), random);
-  for (int block : block_order) {
-    blockIdx.x = block;
+  for (unsigned block : block_order) {
+    blockIdx = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
     std::shuffle(thread_order.begin(), thread_order.end(), random);
     for (Fiber& fiber : emulator.fibers) fiber.state = State::RUNNING;
     do {
@@ -269,6 +273,12 @@ T __shfl_down_sync(unsigned mask, T value, int by, int width = 32, int line = __
   const int from = lane + by < end ? lane + by : lane;
   return host_cuda::exchange(value, from, "__shfl_down_sync", line);
 }
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, int by, int width = 32, int line = __builtin_LINE()) {
+  host_cuda::require_whole_warp(mask);
+  const int lane = host_cuda::lane(), from = lane % width >= by ? lane - by : lane;
+  return host_cuda::exchange(value, from, "__shfl_up_sync", line);
+}
 inline void __syncwarp(unsigned mask = 0xffffffff, int line = __builtin_LINE()) {
   host_cuda::require_whole_warp(mask);
   host_cuda::wait(host_cuda::State::WAITING_FOR_WARP, "__syncwarp", line);
@@ -291,6 +301,8 @@ inline float4 atomicAdd(float4* to, float4 amount) {
   *to = {to->x + amount.x, to->y + amount.y, to->z + amount.z, to->w + amount.w};
   return before;
 }
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)(a) * b >> 32; }
 
 template <typename To, typename From>
 To host_cuda_same_bits(From from) {

@@ -13,19 +13,25 @@ import torch
 from ddetr_edu.attention import ms_deform_attn
 from ddetr_edu.attention.kernels import build, cuda
 from ddetr_edu.attention.kernels.cuda_build import TYPES
-from ddetr_edu.attention.kernels.cuda_plan import Arguments, Plan
+from ddetr_edu.attention.kernels.cuda_plan import Arguments, Plan, choose_kernel
 from ddetr_edu.attention.kernels.torch_library import flatten_shapes
 
 DRIVER = Path(__file__).with_suffix(".cpp")
 # Kernels read one array as several types, which needs -fno-strict-aliasing; NVRTC implies it.
 FLAGS = ("-std=c++17", "-fno-strict-aliasing", "-Wno-unknown-pragmas", f"-I{DRIVER.parent}")
-ALL = [
-    (direction, dtype, vector, lanes)
-    for dtype, widest in (("float", 4), ("double", 2), ("Half", 8), ("BFloat16", 8))
-    for direction in ("forward", "backward")
-    for vector in (1, widest if direction == "forward" else min(widest, 4))
-    for lanes in (4, 8)
-]
+# The kernels that `choose_kernel` can choose: direction, type, and the numbers of `NUMBERS`.
+NUMBERS = ("vector", "lanes", "queries", "heads", "entries")
+ALL = list(
+    dict.fromkeys(
+        (direction, TYPES[dtype], *(getattr(kernel, number) for number in NUMBERS))
+        for dtype in TYPES
+        for direction in ("forward", "backward")
+        for channels in (1, 2, 4, 8, 16, 32, 64, 128)
+        for n_heads in (1, 2)
+        for queries_are_tokens in (False, True)
+        for kernel in [choose_kernel(direction, dtype, n_heads, channels, queries_are_tokens)]
+    )
+)
 
 
 class HostLaunch:
@@ -36,6 +42,9 @@ class HostLaunch:
         self.launches = 0
 
     def __call__(self, work: Plan, device: torch.device, **arrays: torch.Tensor):
+        for name in ("output", "grad_locations", "grad_weights"):
+            if name in arrays:  # nothing may be left as it is
+                arrays[name].fill_(torch.nan)
         addresses = {name: array.data_ptr() for name, array in arrays.items()}
         self.run_plan(work, work.arguments(addresses))
 
@@ -46,10 +55,8 @@ class HostLaunch:
         status = self.run(
             kernel.direction.encode(),
             TYPES[kernel.dtype].encode(),
-            kernel.vector,
-            kernel.lanes,
-            work.blocks,
-            work.threads,
+            *(getattr(kernel, number) for number in NUMBERS),
+            *work.grid,
             self.launches,
             ctypes.byref(arguments),
             ctypes.sizeof(arguments),
@@ -58,6 +65,13 @@ class HostLaunch:
         )
         if status:
             raise RuntimeError(message.value.decode())
+
+
+def run_on_the_host(monkeypatch, library: Path) -> HostLaunch:
+    """Let `cuda.forward` and `cuda.backward` run on the CPU."""
+    launch = HostLaunch(library)
+    monkeypatch.setattr(cuda, "launch", launch)
+    return launch
 
 
 class Attention(torch.autograd.Function):
@@ -123,3 +137,13 @@ def output_and_gradients(run, value, levels, locations, weights):
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
     return [output.detach(), *torch.autograd.grad(output, inputs, grad)]
+
+
+def assert_agree(inputs, tolerance, peer="grid_sample"):
+    """`attention`'s output and gradients equal those of another backend."""
+    names = ("output", "gradient of value", "gradient of locations", "gradient of weights")
+    results = output_and_gradients(attention, *inputs), output_and_gradients(peer, *inputs)
+    for name, result, reference in zip(names, *results, strict=True):
+        assert result.dtype == reference.dtype and result.shape == reference.shape, name
+        error = (result - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
+        assert error <= tolerance, f"{name}: relative error {error:.1e}"

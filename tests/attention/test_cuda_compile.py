@@ -20,6 +20,7 @@ ODD = [
     ("backward", torch.bfloat16, 3),
     ("backward", torch.float64, 32),
 ]
+SHARED = 48 << 10  # bytes that every GPU gives to a block
 
 
 @pytest.fixture(autouse=True)
@@ -42,64 +43,100 @@ def nvdisasm():
 
 
 def test_python_and_the_kernel_agree_on_constants():
-    source = (build.source_folder() / cuda_build.SOURCE).read_text()
+    source = (build.source_folder() / "cuda_point.h").read_text()
     assert f"MAX_LEVELS = {cuda_plan.MAX_LEVELS};" in source
     assert f"TILE_WIDTH = {cuda_plan.TILE_WIDTH};" in source
 
 
 def test_python_and_the_kernel_declare_the_same_arguments():
     """Field by field: the names, their order and their types."""
-    source = (build.source_folder() / cuda_build.SOURCE).read_text()
+    source = (build.source_folder() / "cuda_point.h").read_text()
     body = re.search(r"struct Arguments \{(.*?)\n\};", source, re.DOTALL)[1]
     fields = []
     for declaration in re.sub(r"//.*", "", body).split(";"):
         if not declaration.strip():
             continue
         type_name, names = re.fullmatch(
-            r"\s*(const void|void|long long|int) (.*)", declaration, re.DOTALL
+            r"\s*(const void|void|long long|int|unsigned) (.*)", declaration, re.DOTALL
         ).groups()
         for name in names.split(","):
             star, name, array = re.fullmatch(r"\s*(\*?)(\w+)(\[MAX_LEVELS\])?\s*", name).groups()
             assert bool(star) == type_name.endswith("void")
-            c_type = {"long long": ctypes.c_longlong, "int": ctypes.c_int}.get(
-                type_name, ctypes.c_void_p
-            )
+            c_type = {
+                "long long": ctypes.c_longlong,
+                "int": ctypes.c_int,
+                "unsigned": ctypes.c_uint,
+            }.get(type_name, ctypes.c_void_p)
             fields.append((name, c_type * cuda_plan.MAX_LEVELS if array else c_type))
     assert fields == cuda_plan.Arguments._fields_
 
 
+def test_the_cache_depends_on_every_file_that_a_kernel_includes():
+    sources = [(build.source_folder() / cuda_build.SOURCE).read_text()]
+    included: set[str] = set()
+    while sources:
+        names = set(re.findall(r'#include "(.*)"', sources.pop())) - included
+        included |= names
+        sources += [(build.source_folder() / name).read_text() for name in names]
+    assert included == set(cuda_build.HEADERS)
+
+
+def spills_allowed(kernel: cuda_plan.Kernel) -> int:
+    """Bytes of local memory. An encoder's kernels trade registers for more threads."""
+    narrow = kernel.direction == "backward" and kernel.dtype.itemsize == 2
+    return 64 if narrow and kernel.queries * kernel.lanes >= 256 else 0
+
+
+@pytest.mark.parametrize("queries_are_tokens", [True, False])
 @pytest.mark.parametrize("arch", ["sm_80", "sm_100"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_fast_paths_fit_into_registers_before_and_after_hopper(direction, dtype, arch):
-    _, counts = compile_and_count(kernel_for(direction, dtype, 32), arch)
-    assert counts["spilled"] == 0 and counts["stack"] == 0
-    assert counts["registers"] <= 128
+def test_fast_paths_fit_before_and_after_hopper(direction, dtype, arch, queries_are_tokens):
+    kernel = kernel_for(direction, dtype, 32, queries_are_tokens)
+    _, counts = compile_and_count(kernel, arch)
+    # These were tuned on Hopper; elsewhere a few bytes more are no harm.
+    assert counts["spilled"] <= spills_allowed(kernel) + (8 if queries_are_tokens else 0)
+    assert counts["registers"] <= 128 and counts["shared"] <= SHARED
 
 
-@pytest.mark.parametrize("channels", [16, 32, 64])
+@pytest.mark.parametrize(
+    "channels, queries_are_tokens", [(32, True), (64, True), (16, False), (32, False), (64, False)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_fast_paths_on_hopper(tmp_path, nvdisasm, direction, dtype, channels):
-    kernel = kernel_for(direction, dtype, channels)
+def test_fast_paths_on_hopper(tmp_path, nvdisasm, direction, dtype, channels, queries_are_tokens):
+    kernel = kernel_for(direction, dtype, channels, queries_are_tokens)
     code, counts = compile_and_count(kernel, "sm_90")
-    assert counts["spilled"] == 0 and counts["stack"] == 0
-    assert counts["registers"] <= 128
+    assert counts["spilled"] <= spills_allowed(kernel)
+    assert counts["registers"] <= 65536 // (kernel.threads * kernel.blocks)
+    assert counts["shared"] <= SHARED
     (tmp_path / "cubin").write_bytes(code)
     listing = subprocess.run(
         [nvdisasm, "-c", str(tmp_path / "cubin")], capture_output=True, text=True, check=True
     ).stdout
-    # Four corners of at least four points, or of every point that a group loads together.
-    points = 4 if direction == "forward" else kernel.lanes
-    width = 64 if direction == "backward" and dtype != torch.float32 else 128  # 4 channels' bits
-    assert len(re.findall(rf"LDG\.E\.{width}\b", listing)) >= 4 * points
-    vector_reductions = len(re.findall(r"RED\w*\.E\.ADD\.F32x4", listing))
-    assert vector_reductions == (4 * points if direction == "backward" else 0)
-    assert len(re.findall(r"\bRED\w*\.|\bATOM\w*\.", listing)) == vector_reductions
-    assert not re.search(r"\b(LDL|STL)\b", listing)  # no local memory
-    assert not re.search(r"\b(LDS|STS|BAR)\b", listing)  # no shared memory, no barriers
-    if dtype != torch.float64:
-        assert not re.search(r"\b(DADD|DMUL|DFMA)\b", listing)  # no stray 64-bit arithmetic
+
+    def count(instruction: str) -> int:
+        return len(re.findall(rf"(?<![.\w]){instruction}\b", listing))
+
+    backward = direction == "backward"
+    # Four corners of up to four points; or a pixel and a gradient for each entry of the list.
+    points = min(4, kernel.lanes)
+    rows = 2 * kernel.entries if backward else 4 * points
+    width = 64 if backward and dtype != torch.float32 else 128  # 4 channels' bits
+    # Locations take one load of 64 bits.
+    assert count(rf"LDG\.E\.{width}\.CONSTANT") >= rows + (width == 64)
+    # A point's four offsets, its four coefficients and an entry of the list take one load each.
+    assert count(r"LDS\.128") >= (kernel.entries if backward else 2 * points)
+    # A pixel's gradient is added when an entry has another pixel, and at the end. Entries are
+    # counted for each corner, and room for them is reserved.
+    added = count(r"RED\w*\.E\.ADD\.F32x4[.\w]*")
+    assert added == (kernel.entries + 1 if backward else 0)
+    assert count(r"RED\w*\.[.\w]+") == added and count(r"ATOMG?\.[.\w]+") == 0
+    assert (count(r"ATOMS\.ADD") >= 5) if backward else (count(r"ATOMS[.\w]*") == 0)
+    assert bool(count(r"BAR\.[.\w]+")) == backward  # groups of lanes work alone in forward
+    if not spills_allowed(kernel):
+        assert not count(r"(?:LDL|STL)[.\w]*")  # no local memory
+    assert not count(r"(?:DADD|DMUL|DFMA)[.\w]*")  # no stray 64-bit arithmetic
 
 
 @pytest.mark.parametrize("direction, dtype, channels", ODD)
@@ -109,7 +146,7 @@ def test_other_kernels_compile_too(direction, dtype, channels):
 
 
 def test_a_broken_source_is_quoted(tmp_path, monkeypatch):
-    for name in ("ms_deform_attn.h", cuda_build.SOURCE):
+    for name in (*cuda_build.HEADERS, cuda_build.SOURCE):
         (tmp_path / name).write_text((build.source_folder() / name).read_text())
     (tmp_path / cuda_build.SOURCE).write_text("a word it does not know\n")
     monkeypatch.setattr(cuda_build, "source_folder", lambda: tmp_path)
@@ -125,7 +162,7 @@ def test_the_cache_keeps_a_cubin_for_each_source_kernel_and_gpu(tmp_path, monkey
     kernel, other = (kernel_for("forward", dtype, 32) for dtype in (torch.float32, torch.float16))
     sources = tmp_path / "csrc"
     sources.mkdir()
-    for name in ("ms_deform_attn.h", cuda_build.SOURCE):
+    for name in (*cuda_build.HEADERS, cuda_build.SOURCE):
         (sources / name).write_text("first")
     monkeypatch.setattr(cuda_build, "source_folder", lambda: sources)
     codes = [cuda_build.cubin(kernel, "sm_90") for _ in range(2)]
@@ -133,12 +170,13 @@ def test_the_cache_keeps_a_cubin_for_each_source_kernel_and_gpu(tmp_path, monkey
     assert cuda_build.cached_cubin(kernel, "sm_90").read_bytes() == b"code"
     cuda_build.cubin(other, "sm_90")
     cuda_build.cubin(kernel, "sm_80")
-    (sources / "ms_deform_attn.h").write_text("second")
-    cuda_build.cubin(kernel, "sm_90")
+    for name in cuda_build.HEADERS:
+        (sources / name).write_text("second")
+        cuda_build.cubin(kernel, "sm_90")
     monkeypatch.setattr(cuda_build, "nvrtc_version", lambda: (99, 0))
     cuda_build.cubin(kernel, "sm_90")
-    assert len(compiled) == 5
-    assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 5
+    assert len(compiled) == 4 + len(cuda_build.HEADERS)
+    assert len(list((tmp_path / "cache").rglob("*.cubin"))) == len(compiled)
 
 
 def test_a_cache_that_cannot_be_written_to_still_gives_code(tmp_path, monkeypatch):

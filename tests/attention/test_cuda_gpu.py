@@ -94,8 +94,8 @@ def test_16_bit_values_are_summed_in_32_bits(problem, dtype, channels):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_16_bit_number_is_read_and_written_exactly(dtype):
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16, device="cuda")
-    value = bits.view(dtype)[:, None, None, None]  # one number per image
-    centre = torch.full((2**16, 1, 1, 1, 1, 2), 0.5, device="cuda")
+    value = bits.view(dtype).view(2**15, 1, 2, 1)  # two heads of one number in each image
+    centre = torch.full((2**15, 1, 2, 1, 1, 2), 0.5, device="cuda")
     output = ms_deform_attn(value, [(1, 1)], centre, centre[..., 0] * 2, "cuda")
     torch.testing.assert_close(output.flatten(), value.flatten(), rtol=0, atol=0, equal_nan=True)
 

@@ -5,24 +5,15 @@ import subprocess
 
 import pytest
 import torch
-from host_cuda import HostLaunch, attention, output_and_gradients
+from host_cuda import assert_agree, attention, output_and_gradients, run_on_the_host
 
 from ddetr_edu.attention import ms_deform_attn
-from ddetr_edu.attention.kernels import build, cuda
+from ddetr_edu.attention.kernels import build
 
 
 @pytest.fixture(autouse=True)
 def on_the_host(host_library, monkeypatch):
-    monkeypatch.setattr(cuda, "launch", HostLaunch(host_library))
-
-
-def assert_agree(inputs, tolerance, peer="grid_sample"):
-    names = ("output", "gradient of value", "gradient of locations", "gradient of weights")
-    results = output_and_gradients(attention, *inputs), output_and_gradients(peer, *inputs)
-    for name, result, reference in zip(names, *results, strict=True):
-        assert result.dtype == reference.dtype and result.shape == reference.shape, name
-        error = (result - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
-        assert error <= tolerance, f"{name}: relative error {error:.1e}"
+    run_on_the_host(monkeypatch, host_library)
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
@@ -43,6 +34,17 @@ def test_every_number_of_points(problem, n_points):
     assert_agree(problem(n_points=n_points, levels=levels, channels=8, n_heads=3), 1e-12)
 
 
+@pytest.mark.parametrize("in_all", range(1, 25))
+def test_every_number_of_points_in_all(problem, in_all):
+    """L * P: 8 lanes take 8 of them at once."""
+    n_levels = 3 if in_all % 3 == 0 else 2 - in_all % 2
+    levels = [(7, 5), (2, 3), (4, 1)][:n_levels]
+    assert_agree(
+        problem(n_points=in_all // n_levels, levels=levels, channels=16, n_heads=1, n_images=1),
+        1e-12,
+    )
+
+
 @pytest.mark.parametrize("channels", [7, 32])
 def test_queries_that_are_the_tokens(problem, channels):
     """A block takes a rectangle of a level; the levels here are full, ragged and tiny."""
@@ -59,10 +61,14 @@ def test_any_number_of_other_queries(problem, n_queries):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n_heads", [3, 4])  # an even number is read in pairs, if D is 32
+@pytest.mark.parametrize("n_queries", [3, 30])  # the queries are the tokens, if there are 30
 @pytest.mark.parametrize("channels", [7, 32, 64])
-def test_16_bit_values_are_summed_in_32_bits(problem, dtype, channels):
+def test_16_bit_values_are_summed_in_32_bits(problem, dtype, channels, n_queries, n_heads):
     """The only error is that of rounding the result once."""
-    value, levels, locations, weights = problem(torch.float32, channels=channels)
+    value, levels, locations, weights = problem(
+        torch.float32, channels=channels, n_queries=n_queries, n_heads=n_heads, n_points=3
+    )
     value = value.to(dtype)
     results = output_and_gradients(attention, value, levels, locations, weights)
     # The same numbers in 64 bits; the incoming gradient has been rounded to 16 bits there too.
@@ -193,7 +199,7 @@ def test_threads_that_miss_each_other_are_reported(tmp_path):
     (tmp_path / "kernels.cpp").write_text(
         '#include "host_cuda.h"\n#include <cstdio>\n'
         "void report(void (*kernel)()) {\n"
-        '  try { host_cuda::run(1, 64, 0, kernel); std::puts(""); }\n'
+        '  try { host_cuda::run({1, 1, 1}, 64, 0, kernel); std::puts(""); }\n'
         "  catch (const std::runtime_error& error) { std::puts(error.what()); }\n"
         f"}}\n{kernels}\nint main() {{\n{runs}}}\n"
     )

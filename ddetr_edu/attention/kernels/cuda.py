@@ -16,7 +16,7 @@ from torch import Tensor
 from ddetr_edu.attention.kernels.build import BuildError
 from ddetr_edu.attention.kernels.checks import check_device
 from ddetr_edu.attention.kernels.cuda_build import cached_cubin, cubin, nvrtc_version
-from ddetr_edu.attention.kernels.cuda_plan import Kernel, Plan, plan
+from ddetr_edu.attention.kernels.cuda_plan import Kernel, Plan, choose_kernel, plan
 from ddetr_edu.attention.kernels.startup import Startup, constant_when_traced, load_or_recompile
 from ddetr_edu.attention.kernels.torch_library import flatten_shapes, register_kernel
 from ddetr_edu.attention.locations import SpatialShapes
@@ -92,7 +92,10 @@ def _start() -> None:
     if not torch.cuda.is_available():
         raise BuildError("there is no NVIDIA GPU that torch can use")
     torch.zeros(1, device="cuda")  # creates the GPU's context
-    load(Kernel("forward", torch.float32, vector=4, lanes=8), torch.cuda.current_device())
+    load(
+        choose_kernel("forward", torch.float32, 8, 32, queries_are_tokens=True),
+        torch.cuda.current_device(),
+    )
     register_kernel("CUDA", forward, backward)
 
 
@@ -183,7 +186,7 @@ def launch(work: Plan, device: torch.device, **arrays: Tensor) -> None:
         BuildError: If the kernel cannot be compiled.
         RuntimeError: If the driver refuses the launch.
     """
-    if work.blocks == 0:
+    if 0 in work.grid:
         return
     arguments = work.arguments({name: array.data_ptr() for name, array in arrays.items()})
     parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
@@ -193,8 +196,8 @@ def launch(work: Plan, device: torch.device, **arrays: Tensor) -> None:
         launch_kernel = functools.partial(
             driver().cuLaunchKernel,
             kernel.address,
-            *(work.blocks, 1, 1),
-            *(work.threads, 1, 1),
+            *work.grid,
+            *(work.kernel.threads, 1, 1),
             0,  # bytes of shared memory
             torch.cuda.current_stream().cuda_stream,
             ctypes.addressof(parameters),

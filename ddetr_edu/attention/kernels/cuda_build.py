@@ -16,8 +16,9 @@ from ddetr_edu.attention.kernels.build import BuildError, move_into_cache, short
 from ddetr_edu.attention.kernels.cuda_plan import Kernel
 from ddetr_edu.files import cache_folder
 
-SOURCE, HEADER = "ms_deform_attn.cu", "ms_deform_attn.h"
-TYPES = {  # their names in csrc/ms_deform_attn.cu
+SOURCE = "ms_deform_attn.cu"
+HEADERS = ("ms_deform_attn.h", "cuda_point.h", "cuda_forward.h", "cuda_backward.h")
+TYPES = {  # their names in csrc/cuda_point.h
     torch.float16: "Half",
     torch.bfloat16: "BFloat16",
     torch.float32: "float",
@@ -63,7 +64,7 @@ def cached_cubin(kernel: Kernel, arch: str) -> Path:
         BuildError: If NVRTC is missing.
     """
     parts = [repr(nvrtc_version()), arch, repr(macros(kernel))]
-    parts += [(source_folder() / name).read_text() for name in (HEADER, SOURCE)]
+    parts += [(source_folder() / name).read_text() for name in (*HEADERS, SOURCE)]
     return cache_folder() / f"{kernel.name}_{arch}_{short_hash(parts)}.cubin"
 
 
@@ -115,7 +116,10 @@ def macros(kernel: Kernel) -> list[tuple[str, str]]:
         ("DDETR_VALUE", TYPES[kernel.dtype]),
         ("DDETR_VECTOR", str(kernel.vector)),
         ("DDETR_LANES", str(kernel.lanes)),
-        ("DDETR_THREADS", str(kernel.max_queries * kernel.lanes)),
+        ("DDETR_QUERIES", str(kernel.queries)),
+        ("DDETR_HEADS", str(kernel.heads)),
+        ("DDETR_ENTRIES", str(kernel.entries)),
+        ("DDETR_BLOCKS", str(kernel.blocks)),
     ]
 
 
