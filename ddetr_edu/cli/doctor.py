@@ -39,7 +39,8 @@ def examine() -> Iterator[str]:
     from ddetr_edu.attention import backends
     from ddetr_edu.attention.kernels import cpu, cuda
 
-    yield f"processor    {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    yield f"processor    {os.cpu_count()} cores, torch uses {threads} thread{'s' * (threads > 1)}"
     busy = neighbours(start)
     if busy is not None:
         yield f"             {busy}"
