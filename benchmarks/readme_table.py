@@ -1,8 +1,9 @@
-"""Generate README.md's tables from benchmarks/results/attention.json and shapes.json.
+"""Generate README.md's tables from benchmarks/results/attention.json, shapes.json and gpu.json.
 
     uv run python benchmarks/readme_table.py [--check]
 
-Each table is between two comments in README.md and is not edited by hand.
+Each table is between two comments in README.md and is not edited by hand. The one of a GPU is
+written once gpu.json is there.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
+GPU = "<!-- gpu table: begin -->", "<!-- gpu table: end -->"
 ROOT = Path(__file__).parents[1]
 LOCATIONS = {"initial": "initial offsets", "gaussian": "gaussian, 2 px", "uniform": "uniform"}
 
@@ -76,6 +78,42 @@ def shapes_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def gpu_table(results: dict) -> str:
+    """A Markdown table of the times on a GPU, each beside how many times our kernel's it is."""
+    cases = [case for case in results["cases"] if case["locations"] == "gaussian"]
+    directions = ("forward", "backward", "both")
+    lines = [
+        "| shape | type | implementation | " + " | ".join(directions) + " | peak memory |",
+        "|---|---|---|" + "---:|" * (len(directions) + 1),
+    ]
+    for shape, dtype, name in dict.fromkeys(
+        (case["shape"], case["dtype"], case["implementation"]) for case in cases
+    ):
+        of = {
+            case["direction"]: case
+            for case in cases
+            if (case["shape"], case["dtype"], case["implementation"]) == (shape, dtype, name)
+        }
+        ours = name == "cuda"
+        cells = [
+            shape,
+            dtype,
+            "**ours**" if ours else name + " (inaccurate)" * (not of["both"]["accurate"]),
+        ]
+        for direction in directions:
+            slower = "" if ours else f" ({of[direction]['times_ours']:.2g}x)"
+            cells.append(f"{of[direction]['median_us']:.0f} us{slower}")
+        lines.append("| " + " | ".join([*cells, f"{of['both']['peak_MB']:.0f} MB"]) + " |")
+    about = results["machine"]
+    lines += [
+        "",
+        f"Two images of 800 x 1200, gaussian locations of 2 px, medians; {about['gpu']}, torch "
+        f"{about['torch'].split('+')[0]}, {about['date']}. Run it yourself: "
+        "`python benchmarks/gpu.py`.",
+    ]
+    return "\n".join(lines)
+
+
 def machine_and_date(results: dict) -> str:
     """The machine that the results come from, and the date."""
     about = results["machine"]
@@ -119,6 +157,9 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = with_table(readme.read_text(), speed_table(attention))
     text = with_table(text, shapes_table(shapes), *SHAPES)
+    gpu = ROOT / "benchmarks/results/gpu.json"
+    if gpu.exists():
+        text = with_table(text, gpu_table(json.loads(gpu.read_text())), *GPU)
     if not check:
         readme.write_text(text)
     elif text != readme.read_text():

@@ -57,6 +57,30 @@ def test_the_readme_table_is_inserted_between_its_comments():
         PROGRAM["with_table"]("a README without comments", table)
 
 
+def test_the_table_of_a_gpu_has_each_time_beside_ours():
+    case = {
+        "shape": "encoder",
+        "locations": "gaussian",
+        "dtype": "fp32",
+        "accurate": True,
+        "peak_MB": 82.4,
+    }
+    cases = [
+        {**case, "implementation": name, "direction": direction, "median_us": us, "times_ours": x}
+        for name, us, x in (("cuda", 161.4, 1.0), ("peer", 322.8, 2.0))
+        for direction in ("forward", "backward", "both")
+    ]
+    cases += [{**row, "locations": "uniform"} for row in cases]
+    cases[-7]["accurate"] = False  # the peer's, in both directions
+    machine = {"gpu": "a GPU", "torch": "2.11.0+cu130", "date": "today"}
+    lines = PROGRAM["gpu_table"]({"cases": cases, "machine": machine}).splitlines()
+    assert lines[2] == "| encoder | fp32 | **ours** | 161 us | 161 us | 161 us | 82 MB |"
+    assert lines[3] == (
+        "| encoder | fp32 | peer (inaccurate) | 323 us (2x) | 323 us (2x) | 323 us (2x) | 82 MB |"
+    )
+    assert len(lines) == 6 and "a GPU, torch 2.11.0, today" in lines[5]
+
+
 def test_the_readme_shows_the_committed_results():
     readme = (ROOT / "README.md").read_text()
     for name in ("attention", "shapes"):
