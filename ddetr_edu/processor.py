@@ -121,6 +121,14 @@ def share_processor(start: ProcessorTimes | None) -> str | None:
     return describe_threads(use, use.free_cores)
 
 
+def use_free_cores() -> None:
+    """The same for a notebook's first cell: measure, and let torch have the free cores.
+
+    It prints nothing, so that the output of the cell does not depend on other programs.
+    """
+    share_processor(read_times())
+
+
 def describe_threads(use: ProcessorUse, threads: int) -> str:
     """A sentence about how many threads are used because of other programs."""
     return (

@@ -16,6 +16,7 @@ from ddetr_edu.processor import (
     read_times,
     share_processor,
     use_between,
+    use_free_cores,
 )
 
 
@@ -110,6 +111,13 @@ def test_nothing_changes_alone_or_where_the_user_has_chosen(monkeypatch, two_thr
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert share_processor(busy(monkeypatch, 1.9)) is None
     assert two_threads == [2]
+
+
+def test_a_notebook_uses_the_free_cores_without_a_word(monkeypatch, two_threads, capsys):
+    times = iter([busy(monkeypatch, 1.9), ProcessorTimes(10.0, 2, 0.0, 19.0)])
+    monkeypatch.setattr(processor, "read_times", lambda: next(times))
+    use_free_cores()
+    assert two_threads == [2, 1] and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("command, shares", [("predict", True), ("doctor", False)])
