@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from small import small_detector
 
 from ddetr_edu.checkpoints.io import load, save
 from ddetr_edu.cli.main import main
@@ -27,22 +28,7 @@ def folder(tmp_path_factory):
     """A data set, a checkpoint of an untrained detector, and images: all that the commands need."""
     root = tmp_path_factory.mktemp("cli")
     write_shapes_set(root / "shapes", train=4, val=2, seed=1)
-    torch.manual_seed(0)
-    names = ["circle", "square", "triangle", "star", "ring", "cross"]
-    config = DeformableDETRConfig.preset(
-        "tiny",
-        num_classes=6,
-        d_model=32,
-        n_heads=2,
-        n_levels=2,
-        n_encoder_layers=1,
-        n_decoder_layers=2,
-        d_ffn=16,
-        n_queries=7,
-    )
-    detector = Detector(
-        DeformableDETR(config), dict(enumerate(names, start=1)), ResizeConfig(64, 96)
-    )
+    detector = small_detector()
     save(root / "c.pt", detector)
     Image.effect_noise((97, 61), 90).save(root / "noise.png")
     (root / "text.png").write_text("no image")

@@ -11,16 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from small import NAMES, small_detector
 
 from ddetr_edu.checkpoints.io import load, save
 from ddetr_edu.cli.common import output_path
 from ddetr_edu.cli.main import main
 from ddetr_edu.data.shapes import held_out_scenes, write_shapes_set
 from ddetr_edu.detector import Detector
-from ddetr_edu.models.config import DeformableDETRConfig, ResizeConfig
-from ddetr_edu.models.deformable_detr import DeformableDETR
-
-NAMES = ["circle", "square", "triangle", "star", "ring", "cross"]
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +25,7 @@ def folder(tmp_path_factory):
     """A data set, an image, and checkpoints: a sound one, one with a NaN, one of other names."""
     root = tmp_path_factory.mktemp("outputs")
     write_shapes_set(root / "shapes", train=2, val=2, seed=1)
-    torch.manual_seed(0)
-    config = DeformableDETRConfig.preset(
-        "tiny",
-        num_classes=6,
-        d_model=32,
-        n_heads=2,
-        n_levels=2,
-        n_encoder_layers=1,
-        n_decoder_layers=2,
-        d_ffn=16,
-        n_queries=7,
-    )
-    detector = Detector(
-        DeformableDETR(config), dict(enumerate(NAMES, start=1)), ResizeConfig(64, 96)
-    )
+    detector = small_detector()
     save(root / "c.pt", detector)
     swapped = dict(enumerate([NAMES[1], NAMES[0], *NAMES[2:]], start=1))
     save(root / "swapped.pt", Detector(detector.model, swapped, detector.resize))
