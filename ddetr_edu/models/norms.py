@@ -66,7 +66,8 @@ def _masked_batch_norm(norm: nn.BatchNorm2d, x: Tensor, padding: Tensor) -> Tens
     tokens = x.permute(0, 2, 3, 1)  # (N, H, W, C)
     inside = (~padding).flatten().nonzero()[:, 0]
     values = tokens.flatten(0, 2).index_select(0, inside)  # (number of values, C)
-    normed = _batch_norm(norm, values.T[None, :, :, None])[0, :, :, 0].T
+    # Each value as an image of one pixel: of a view (1, C, number, 1) torch gives wrong gradients.
+    normed = _batch_norm(norm, values[:, :, None, None])[:, :, 0, 0]
     result = normed.new_zeros(padding.numel(), x.shape[1]).index_copy(0, inside, normed)
     return result.view(tokens.shape).permute(0, 3, 1, 2)
 

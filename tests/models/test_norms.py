@@ -54,6 +54,25 @@ def test_so_is_its_gradient(batch, random):
     torch.testing.assert_close(found, x.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_a_masked_batch_norm(batch, random, memory_format):
+    x, mask = batch
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    norm, weight = randomised(nn.BatchNorm2d(64), random), torch.randn(x.shape, generator=random)
+    parameters = (x, norm.weight, norm.bias)
+    found = torch.autograd.grad((apply_norm(norm, x, mask) * weight).sum(), parameters)
+
+    inside = (~resize_mask(mask, (HEIGHT, WIDTH)))[:, None].double()  # (N, 1, H, W)
+    count, axes = inside.sum(), (0, 2, 3)
+    mean = (x * inside).sum(axes, keepdim=True) / count
+    variance = ((x - mean).square() * inside).sum(axes, keepdim=True) / count
+    normed = (x - mean) / (variance + norm.eps).sqrt()
+    normed = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    expected = torch.autograd.grad((normed * inside * weight).sum(), parameters)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_masked_group_norm_of_another_dtype(batch, random, dtype):
     x, mask = batch
