@@ -1,4 +1,4 @@
-"""Writing files so that none is ever half written, and where the cache is."""
+"""Writing files so that none is ever half written, and where the library's own files are."""
 
 import os
 import sys
@@ -66,12 +66,42 @@ def cache_folder() -> Path:
         `$XDG_CACHE_HOME/ddetr_edu`, or the same inside `~/.cache` on Linux, `~/Library/Caches` on
         macOS and `%LOCALAPPDATA%` on Windows. It need not exist.
     """
-    if os.environ.get("XDG_CACHE_HOME"):
-        base = Path(os.environ["XDG_CACHE_HOME"])
+    return _user_folder("XDG_CACHE_HOME", "~/.cache", "~/Library/Caches")
+
+
+def data_folder() -> Path:
+    """The folder for what a user would miss, as is usual on this system.
+
+    Returns:
+        `$XDG_DATA_HOME/ddetr_edu`, or the same inside `~/.local/share` on Linux,
+        `~/Library/Application Support` on macOS and `%LOCALAPPDATA%` on Windows. It need not exist.
+    """
+    return _user_folder("XDG_DATA_HOME", "~/.local/share", "~/Library/Application Support")
+
+
+def _user_folder(variable: str, linux: str, macos: str) -> Path:
+    """This library's folder inside one that the user's system has for such files."""
+    if os.environ.get(variable):
+        base = Path(os.environ[variable])
     elif sys.platform == "darwin":
-        base = Path("~/Library/Caches").expanduser()
+        base = Path(macos).expanduser()
     elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir()))
     else:
-        base = Path("~/.cache").expanduser()
+        base = Path(linux).expanduser()
     return base / "ddetr_edu"
+
+
+def find_shipped(name: str) -> Path | None:
+    """A file or folder that comes with the library but is no Python.
+
+    Args:
+        name: Its path in the repository, such as "lessons".
+
+    Returns:
+        Its path inside an installed package, or beside the package in a checkout; None if it is in
+        neither.
+    """
+    package = Path(__file__).parent
+    paths = (package / name, package.parent / name)
+    return next((path for path in paths if path.exists()), None)

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
 from ddetr_edu import files
-from ddetr_edu.files import atomic_write, cache_folder
+from ddetr_edu.files import atomic_write, cache_folder, data_folder, find_shipped
 
 
 @pytest.fixture
@@ -144,18 +145,37 @@ def test_a_folder_that_cannot_be_written(existing):
 
 
 @pytest.mark.parametrize(
-    "platform, variables, expected",
+    "platform, variables, cache, data",
     [
-        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/ddetr_edu"),
-        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/x/ddetr_edu"),
-        ("linux", {}, "/home/me/.cache/ddetr_edu"),
-        ("darwin", {}, "/home/me/Library/Caches/ddetr_edu"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/ddetr_edu"),
+        ("linux", {"XDG_CACHE_HOME": "/x", "XDG_DATA_HOME": "/y"}, "/x", "/y"),
+        ("darwin", {"XDG_CACHE_HOME": "/x", "XDG_DATA_HOME": "/y"}, "/x", "/y"),
+        ("win32", {"XDG_CACHE_HOME": "/x", "XDG_DATA_HOME": "/y"}, "/x", "/y"),
+        ("linux", {}, "/home/me/.cache", "/home/me/.local/share"),
+        ("darwin", {}, "/home/me/Library/Caches", "/home/me/Library/Application Support"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local", "/local"),
     ],
 )
-def test_the_cache_is_where_the_system_has_it(platform, variables, expected, monkeypatch):
+def test_the_folders_are_where_the_system_has_them(platform, variables, cache, data, monkeypatch):
     monkeypatch.setattr(files.sys, "platform", platform)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/me", **variables}.items():
         monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(expected)
+    assert cache_folder() == Path(cache, "ddetr_edu")
+    assert data_folder() == Path(data, "ddetr_edu")
+
+
+def test_tests_do_not_touch_the_users_data():
+    """conftest.py at the root sees to it, for the lessons' kernels, too: they inherit this."""
+    assert Path(os.environ["XDG_DATA_HOME"]).name.startswith("ddetr-tests-")
+    assert data_folder().is_relative_to(tempfile.gettempdir())
+
+
+def test_what_comes_with_the_library_is_in_the_package_or_beside_it(tmp_path, monkeypatch):
+    package = tmp_path / "ddetr_edu"
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    assert find_shipped("lessons") is None
+    (tmp_path / "lessons").mkdir()
+    assert find_shipped("lessons") == tmp_path / "lessons"
+    (package / "lessons").mkdir(parents=True)
+    assert find_shipped("lessons") == package / "lessons"

@@ -133,7 +133,8 @@ ROOMS = (
     ("evaluation", "checkpoints"),
     ("training",),
     ("analysis",),
-    ("course", "cli"),
+    ("course",),
+    ("cli",),
 )
 
 

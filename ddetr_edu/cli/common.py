@@ -1,5 +1,9 @@
 """What several commands share."""
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,3 +99,16 @@ def write_figure(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     print(f"wrote {path}")
+
+
+def shell_command(*words: str | Path) -> str:
+    """A command for the user to type, as it works in the user's terminal.
+
+    Args:
+        words: The command and its arguments.
+
+    Returns:
+        One line, with quotation marks where needed, and after "uv run" if that started this one.
+    """
+    line = [*(["uv", "run"] if os.environ.get("UV") else []), *map(str, words)]
+    return subprocess.list2cmdline(line) if sys.platform == "win32" else shlex.join(line)

@@ -27,16 +27,29 @@ COMMANDS = (
     "animate",
     "convert",
     "export",
+    "course",
 )
-# Commands of two words: the first word, what they do, and the second words.
+# Commands of two words: the first word, what they do, and the second words. If the first word is
+# also among the commands above, it is one by itself, too.
 GROUPS = {
     "data": (
         "Generate, download, validate or count data sets in COCO's layout.",
         ("shapes", "coco", "validate", "stats"),
     ),
+    "course": (
+        "Show what you have passed (`ddetr course` alone, or `ddetr course --json`), copy the "
+        "lessons to work in, or grade such copies.",
+        ("copy", "grade"),
+    ),
     "bench": ("Measure the speed of this library on this machine.", ("attention",)),
 }
-WITHOUT_TORCH = ("ddetr data coco", "ddetr data validate")
+WITHOUT_TORCH = (
+    "ddetr data coco",
+    "ddetr data validate",
+    "ddetr course",
+    "ddetr course copy",
+    "ddetr course grade",
+)
 OWN_THREADS = ("ddetr doctor", "ddetr bench attention", "ddetr train")  # they choose themselves
 
 
@@ -83,9 +96,13 @@ def is_expected(error: Exception) -> bool:
 
 def split(arguments: list[str]) -> tuple[str, list[str]]:
     """The words before the command ("ddetr" or, for example, "ddetr data"), and the other words."""
-    if arguments and arguments[0] in GROUPS:
-        return f"ddetr {arguments[0]}", arguments[1:]
-    return "ddetr", arguments
+    if not arguments or arguments[0] not in GROUPS:
+        return "ddetr", arguments
+    first, *others = arguments
+    options_only = not others or (others[0].startswith("-") and others[0] not in ("-h", "--help"))
+    if first in COMMANDS and options_only:
+        return "ddetr", arguments
+    return f"ddetr {first}", others
 
 
 def parse(prog: str, arguments: list[str]) -> Callable[[], None]:
@@ -102,7 +119,7 @@ def parse(prog: str, arguments: list[str]) -> Callable[[], None]:
         SystemExit: After printing help.
         ValueError: In one line, for invalid arguments.
     """
-    about, commands = ABOUT, (*COMMANDS, *GROUPS)
+    about, commands = ABOUT, tuple(dict.fromkeys((*COMMANDS, *GROUPS)))
     if prog != "ddetr":
         about, commands = GROUPS[prog.removeprefix("ddetr ")]
     errors = io.StringIO()
@@ -132,13 +149,13 @@ def find(command: str) -> Callable[..., None]:
 
     Args:
         command: Such as "ddetr predict" or "ddetr data stats". "ddetr data" is in the list of
-            commands, too: its function names the second words.
+            commands, too: its function names the second words, since it does nothing by itself.
 
     Returns:
         A function whose arguments are those of the command.
     """
     words = command.split()[1:]
-    if words[0] in GROUPS and len(words) == 1:
+    if len(words) == 1 and words[0] in GROUPS and words[0] not in COMMANDS:
         about, seconds = GROUPS[words[0]]
 
         def group() -> None:

@@ -47,6 +47,37 @@ def read_numbers(result: object) -> Numbers:
         raise NotNumbers(f"{describe(result)} that cannot be read as numbers ({error})") from error
 
 
+def read_results(result: object, names: Sequence[str]) -> list[Numbers]:
+    """Read what a function returned: one result, or a tuple of several.
+
+    Args:
+        result: What a function returned.
+        names: One for each of several results; none if there is only one.
+
+    Returns:
+        The numbers of each result.
+
+    Raises:
+        NotNumbers: As of `read_numbers`, or if there are not as many results as names.
+    """
+    if not names:
+        return [read_numbers(result)]
+    if result is None:
+        raise NotNumbers("None")
+    if not isinstance(result, (tuple, list)) or len(result) != len(names):
+        kind = type(result).__name__
+        length = f" of length {len(result)}" if isinstance(result, (tuple, list)) else ""
+        wanted = f"a tuple of {len(names)} was expected: {', '.join(names)}"
+        raise NotNumbers(f"an object of the type {kind}{length}; {wanted}")
+    numbers = []
+    for name, item in zip(names, result, strict=True):
+        try:
+            numbers.append(read_numbers(item))
+        except NotNumbers as error:
+            raise NotNumbers(f"{error} for {name}") from None
+    return numbers
+
+
 def _read(result: object) -> Numbers:
     if isinstance(result, Tensor):
         return read_tensor(result)

@@ -1,26 +1,58 @@
-"""The lessons' exercises: `checks.initial_offsets(your_function)` checks an answer.
+"""The lessons' exercises: `checks.initial_offsets(my_initial_offsets)` checks an answer.
 
-Each exercise has the name of the solution it is compared with.
+Each exercise has the name of the function, or of the dictionary, that the learner writes.
 """
 
-from ddetr_edu.course.attention_exercises import (
+from ddetr_edu.course.exercises.lesson_00 import count_tokens
+from ddetr_edu.course.exercises.lesson_01 import attention_cost, dense_attention
+from ddetr_edu.course.exercises.lesson_01_crossing import cost_causes, crossing
+from ddetr_edu.course.exercises.lesson_02 import covering_token, from_pixels, to_pixels
+from ddetr_edu.course.exercises.lesson_02_boxes import convert_boxes
+from ddetr_edu.course.exercises.lesson_02_faults import broken_convention, mend_boxes
+from ddetr_edu.course.exercises.lesson_03 import bilinear_sample, corner_weights
+from ddetr_edu.course.exercises.lesson_03_backward import bilinear_backward, bilinear_slope
+from ddetr_edu.course.exercises.lesson_04 import initial_offsets, reach, sampling_locations
+from ddetr_edu.course.exercises.lesson_04_faults import location_faults, mend_locations
+from ddetr_edu.course.exercises.lesson_05 import attention_weights
+from ddetr_edu.course.exercises.lesson_06 import (
     aggregate,
-    attention_weights,
-    initial_offsets,
-    sampling_locations,
+    axes,
+    grid_sample_attention,
+    naive_attention,
 )
-from ddetr_edu.course.bilinear_exercises import bilinear_sample, bilinear_slope
-from ddetr_edu.course.loss_exercises import assign, focal_loss
-from ddetr_edu.course.model_exercises import count_tokens
+from ddetr_edu.course.exercises.lesson_07 import encoder_reference_points, reference_on_levels
+from ddetr_edu.course.exercises.lesson_07_position import sine_position
+from ddetr_edu.course.exercises.lesson_09 import assign, focal_loss
 
 __all__ = [
     "aggregate",
     "assign",
+    "attention_cost",
     "attention_weights",
+    "axes",
+    "bilinear_backward",
     "bilinear_sample",
     "bilinear_slope",
+    "broken_convention",
+    "convert_boxes",
+    "corner_weights",
+    "cost_causes",
     "count_tokens",
+    "covering_token",
+    "crossing",
+    "dense_attention",
+    "encoder_reference_points",
     "focal_loss",
+    "from_pixels",
+    "grid_sample_attention",
     "initial_offsets",
+    "location_faults",
+    "mend_boxes",
+    "mend_locations",
+    "naive_attention",
+    "reach",
+    "reference_on_levels",
     "sampling_locations",
+    "sine_position",
+    "to_pixels",
 ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddetr_edu.course.answers import NotNumbers, Numbers, read_numbers
+from ddetr_edu.course.answers import NotNumbers, Numbers, read_results
 from ddetr_edu.course.feedback import (
     changed_arguments,
     describe_arguments,
@@ -22,6 +22,7 @@ from ddetr_edu.course.feedback import (
     is_untouched,
     wrong_numbers,
 )
+from ddetr_edu.course.learner_progress import record
 
 TOLERANCE = 1e-5  # answers may compute in fp32
 ROUNDINGS = 16  # how many rounding errors of their type answers in 16 bits may add up
@@ -40,7 +41,7 @@ class CheckResult(NamedTuple):
 class Outcome(NamedTuple):
     """What an answer did in one case."""
 
-    numbers: Numbers | None  # what it returned; None if it raised, or returned no numbers
+    numbers: list[Numbers] | None  # its results; None if it raised, or returned no numbers
     problem: str  # empty if it is right
 
 
@@ -48,9 +49,18 @@ class Outcome(NamedTuple):
 class Exercise:
     """A function for the learner to write, with everything that checking an answer needs."""
 
-    solution: Callable  # the reference; its docstring is the signature that the learner is given
+    solution: Callable  # the reference, my_name; its docstring is what the learner's stub says
     cases: Callable[[], Cases]  # simple ones first; no two have the same sizes
     mistakes: dict[str, Callable]  # what to tell the learner -> a function that makes the mistake
+    # What does the same in the library; a lesson shows it only after the exercise.
+    library: tuple[Callable, ...] = ()
+    # What the solution returns has these names if it is a tuple of several results.
+    results: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The exercise's name: the learner's function has it with "my_" before it."""
+        return self.solution.__name__.removeprefix("my_")
 
     @property
     def signature(self) -> str:
@@ -58,12 +68,15 @@ class Exercise:
         return self.solution.__doc__ or ""
 
     def __call__(self, answer: Callable) -> None:
-        """Check an answer and print the message.
+        """Check an answer, print the message and keep the result as the learner's progress.
 
         Args:
             answer: The learner's function.
         """
-        print(self.check(answer).message)
+        result = self.check(answer)
+        print(result.message)
+        if not result.message.startswith("not attempted"):
+            record(self.name, result.passed)
 
     def check(self, answer: Callable) -> CheckResult:
         """Compare an answer with the solution and, if it is wrong, with the usual mistakes.
@@ -76,9 +89,8 @@ class Exercise:
             Whether the answer passed, and a message for the learner. Nothing that the answer
             raises gets out; it is part of the message.
         """
-        name = self.solution.__name__
         if not callable(answer):
-            advice = f"pass your function itself: checks.{name}(my_{name})"
+            advice = f"pass your function itself: checks.{self.name}(my_{self.name})"
             return CheckResult(False, f"not yet: this is no function; {advice}")
         cases = self.cases()
         outcomes: dict[str, Outcome] = {}
@@ -104,23 +116,30 @@ class Exercise:
 
     def _compare(self, result: object, arguments: tuple) -> Outcome:
         """Compare what an answer returned with the solution's result."""
-        expected = read_numbers(solved := self.solution(*copy.deepcopy(arguments))).values
+        solved = self.solution(*copy.deepcopy(arguments))
+        expected = [result.values for result in read_results(solved, self.results)]
         try:
-            numbers = read_numbers(result)
+            numbers = read_results(result, self.results)
         except NotNumbers as error:
             advice = ": is a `return` missing?" if result is None else ""
             return Outcome(
                 None, f"your function returned {error}{advice}\n  expected: {self.signature}"
             )
-        if numbers.values.shape != expected.shape:
-            shapes = f"{tuple(numbers.values.shape)}, but {tuple(expected.shape)} was expected"
-            return Outcome(numbers, f"the shape is {shapes}: {self.signature}")
-        whole = isinstance(solved, int) or not torch.as_tensor(solved).is_floating_point()
-        wrong = wrong_numbers(
-            expected, numbers.values, TOLERANCE if whole else tolerance(expected, numbers.eps)
-        )
-        if wrong.any():
-            return Outcome(numbers, describe_difference(expected, numbers.values, wrong))
+        prefixes = [f"{name}: " for name in self.results] or [""]
+        for prefix, right, given in zip(prefixes, expected, numbers, strict=True):
+            if given.values.shape != right.shape:
+                shapes = f"{tuple(given.values.shape)}, but {tuple(right.shape)} was expected"
+                return Outcome(numbers, f"{prefix}the shape is {shapes}: {self.signature}")
+        allowed = tolerance(expected, max(given.eps for given in numbers))
+        if not self.results and (
+            isinstance(solved, int) or not torch.as_tensor(solved).is_floating_point()
+        ):
+            allowed = TOLERANCE  # whole numbers are not rounded
+        for prefix, right, given in zip(prefixes, expected, numbers, strict=True):
+            wrong = wrong_numbers(right, given.values, allowed)
+            if wrong.any():
+                difference = describe_difference(right, given.values, wrong)
+                return Outcome(numbers, prefix + difference)
         return Outcome(numbers, "")
 
     def _explain(self, cases: Cases, outcomes: dict[str, Outcome]) -> str:
@@ -135,51 +154,58 @@ class Exercise:
         ]
         if right:
             lines += [f"  right: {'; '.join(right)}", f"  wrong: {'; '.join(wrong)}"]
-        lines.append(
-            f'  to try it: arguments = checks.{self.solution.__name__}.cases()["{wrong[0]}"]'
-        )
+        lines.append(f'  to try it: arguments = checks.{self.name}.cases()["{wrong[0]}"]')
         lines += [f"it looks as if {mistake}" for mistake in self._mistakes_like(cases, outcomes)]
         return "\n".join(lines)
 
     def _mistakes_like(self, cases: Cases, outcomes: dict[str, Outcome]) -> list[str]:
         """The first of the usual mistakes that gives the same results in all cases, if one does."""
         for description, mistake in self.mistakes.items():
-            if all(same_result(mistake, cases[case], outcomes[case].numbers) for case in cases):
+            if all(self._is_same(mistake, cases[case], outcomes[case].numbers) for case in cases):
                 return [description]
         return []
 
+    def _is_same(self, mistake: Callable, arguments: tuple, numbers: list[Numbers] | None) -> bool:
+        """Whether a mistake leads to the results that an answer has in one case."""
+        try:
+            mistaken = read_results(mistake(*copy.deepcopy(arguments)), self.results)
+        except Exception:
+            return numbers is None
+        if numbers is None:
+            return False
+        eps = max(given.eps for given in numbers)
+        allowed = tolerance([result.values for result in mistaken], eps)
+        pairs = zip(mistaken, numbers, strict=True)
+        return all(same_numbers(one.values, other.values, allowed) for one, other in pairs)
 
-def tolerance(expected: Tensor, eps: float) -> float:
+
+def tolerance(expected: list[Tensor], eps: float) -> float:
     """The largest difference that counts as right.
 
     Args:
-        expected: The right result, of any shape.
+        expected: The right results, each of any shape.
         eps: The relative precision of the answer's type.
 
     Returns:
         A difference that rounding explains.
     """
-    scale = expected.abs().max().item() if expected.numel() else 0.0
+    finite = [values[values.isfinite()].abs() for values in expected]
+    scale = max((values.max().item() for values in finite if values.numel()), default=0.0)
     return max(TOLERANCE * max(1.0, scale), ROUNDINGS * min(eps, COARSEST_EPS) * scale)
 
 
-def same_result(mistake: Callable, arguments: tuple, numbers: Numbers | None) -> bool:
-    """Whether a mistake leads to the result that an answer has in one case.
+def same_numbers(one: Tensor, other: Tensor, allowed: float) -> bool:
+    """Whether two results are equal up to rounding, NaN included.
 
     Args:
-        mistake: A function that makes the mistake.
-        arguments: Those of the case.
-        numbers: What the answer returned, or None if it raised.
+        one: Of any shape.
+        other: Likewise.
+        allowed: From `tolerance`.
 
     Returns:
-        True if shape and numbers agree, or both raised.
+        True if shape and numbers agree.
     """
-    try:
-        mistaken = read_numbers(mistake(*copy.deepcopy(arguments))).values
-    except Exception:
-        return numbers is None
-    if numbers is None or mistaken.shape != numbers.values.shape:
+    if one.shape != other.shape:
         return False
-    both_nan = mistaken.isnan() & numbers.values.isnan()
-    wrong = wrong_numbers(mistaken, numbers.values, tolerance(mistaken, numbers.eps))
-    return not (wrong & ~both_nan).any()
+    both_nan = one.isnan() & other.isnan()
+    return not (wrong_numbers(one, other, allowed) & ~both_nan).any()

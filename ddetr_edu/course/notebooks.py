@@ -15,6 +15,9 @@ from pathlib import Path
 KEPT_METADATA = ("kernelspec", "language_info")
 LESSON_CELL = re.compile(r"\d\d-")  # the ids of a lesson's cells; Jupyter gives others to new ones
 STUB = "raise NotImplementedError  # put your answer here"
+FUNCTION_STUB = re.compile(rf'def (my_\w+)\(.*\):\n    """.*"""\n    {re.escape(STUB)}\s*')
+CHOICE_STUB = re.compile(r'(my_\w+) = \{\n(?:    ".*": None,  # put your answer here\n)+\}\s*')
+GUESS_STUB = re.compile(r"(guess_\w+) = None\b *(?:#.*)?")
 
 
 def tidy(notebook: dict) -> dict:
@@ -39,19 +42,33 @@ def learners_cells(cells: list[dict]) -> list[dict]:
         cells: All cells of a lesson, with a string for a source.
 
     Returns:
-        Cells that were added, exercises whose stub was changed, and the checks of these exercises.
+        Cells that were added, exercises whose stub was changed, guesses that were made, and the
+        checks of these exercises and the comparisons with these guesses.
     """
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    stub = re.compile(rf'def my_(\w+)\(.*\):\n    """.*"""\n    {re.escape(STUB)}\s*')
-    untouched = {found[1] for cell in code if (found := stub.fullmatch(cell["source"]))}
+    untouched = {name for cell in code for name in untouched_names(cell["source"])}
 
     def is_learners(cell: dict) -> bool:
-        exercise = re.match(r"checks\.(\w+)\(", cell["source"])
-        defined = re.findall(r"^def my_(\w+)\(", cell["source"], re.MULTILINE)
-        exercises = set(defined) | ({exercise[1]} if exercise else set())
-        return not LESSON_CELL.match(cell.get("id", "")) or not exercises <= untouched
+        # my_x and guess_x, checks.x(my_x), compare_guess(guess_x, ...)
+        names = set(re.findall(r"\b(?:my|guess)_\w+", cell["source"]))
+        return not LESSON_CELL.match(cell.get("id", "")) or not names <= untouched
 
     return [cell for cell in code if is_learners(cell)]
+
+
+def untouched_names(source: str) -> list[str]:
+    """The names that a cell leaves to the learner to fill in.
+
+    Args:
+        source: A cell's code.
+
+    Returns:
+        my_x of a stub, or guess_x of one guess or more; nothing if anything was filled in.
+    """
+    if found := FUNCTION_STUB.fullmatch(source) or CHOICE_STUB.fullmatch(source):
+        return [found[1]]
+    guesses = [GUESS_STUB.fullmatch(line) for line in source.splitlines()]
+    return [found[1] for found in guesses if found] if all(guesses) else []
 
 
 def main(paths: list[str]) -> int:

@@ -39,7 +39,11 @@ def imported(line: str, before: str = "", folder=None, names=SLOW):
     return code, modules, "\n".join(output), done.stderr
 
 
-HELP = ["--help", "data --help", *(f"{name} --help" for name in COMMANDS)]
+HELP = [
+    "--help",
+    *(f"{group} --help" for group in GROUPS),
+    *(f"{name} --help" for name in COMMANDS),
+]
 HELP += [f"{group} {name} --help" for group, (_, names) in GROUPS.items() for name in names]
 
 
@@ -68,6 +72,8 @@ def test_no_help_imports_anything_slow():
         "trian",
         "data",
         "data chekc",
+        "course cpoy",
+        "course grade nowhere",
         "train --stepz 3",
         "train --steps many",
         "train --steps 0",
@@ -87,6 +93,13 @@ def test_validating_data_imports_no_torch(tmp_path):
     code, modules, output, errors = imported("data validate shapes", folder=tmp_path)
     assert (code, modules) == (0, []) and "train: 1 images" in output
     assert "importing" not in errors
+
+
+@pytest.mark.parametrize("line", ["course", "course --json", "course copy mine"])
+def test_the_course_is_shown_and_copied_without_torch(line, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    code, modules, output, errors = imported(line, folder=tmp_path, names=(*SLOW, "numpy"))
+    assert (code, modules, errors) == (0, [], "") and output
 
 
 def test_the_commands_without_torch_exist():

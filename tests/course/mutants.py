@@ -1,7 +1,7 @@
 """Wrong answers by the hundred: a solution with one thing changed. Do the checks reject them?
 
 `python tests/course/mutants.py` prints how many each exercise has, and those that its check
-accepts. A mutant is accepted rightly only if it computes the same: EQUIVALENT says why, for each.
+accepts. A mutant is accepted rightly only if it computes the same: equivalents.py says why.
 """
 
 import ast
@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ddetr_edu.course import checks, solutions
+from equivalents import EQUIVALENT
+
+from ddetr_edu.course import checks
 from ddetr_edu.course.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
@@ -35,69 +37,6 @@ OTHER_NAMES = {  # what somebody could have written instead
     "zeros_like": ["ones_like"],
     "stack": ["cat"],
     "int": ["float", "round"],
-}
-
-# The exercise -> the changed line of a mutant that computes the same -> why it does.
-ORDER = "the order of the summands does not matter"
-PROMOTED = "adding numbers of fp64 to zeros gives fp64"
-EQUIVALENT = {
-    "aggregate": {
-        "return per_head.flatten(-2)": "the axes from number 2 on are the last two",
-        "per_head = (samples * weights[..., None]).sum(dim=(4, 3))": ORDER,
-        "per_head = (samples * weights[..., None]).sum(dim=(-3, 4))": "-3 is axis 3 of six",
-    },
-    "assign": {},
-    "attention_weights": {
-        f"weights = scores.reshape({axes}, n_levels * n_points).softmax(-1)": (
-            "only the last axis matters to softmax; the others are split as before"
-        )
-        for axes in ("n_queries, n_images, n_heads", "n_images, n_heads, n_queries")
-    },
-    "bilinear_sample": {
-        "for r, weight_y in ((top + 1, row - top), (top, top + 1 - row)):": ORDER,
-        "for c, weight_x in ((left + 1, column - left), (left, left + 1 - column)):": ORDER,
-        "value = torch.zeros(channels)": PROMOTED,
-        "value = torch.zeros(channels, dtype=x.dtype)": PROMOTED,
-        "value = torch.zeros(channels, dtype=y.dtype)": PROMOTED,
-        "value = torch.zeros(channels, dtype=column.dtype)": PROMOTED,
-        "value = torch.zeros(channels, dtype=row.dtype)": PROMOTED,
-    },
-    "bilinear_slope": {
-        line: "between existing pixels no position is negative, so truncating is rounding down"
-        for line in (
-            "left, top = int(torch.trunc(column)), int(torch.floor(row))",
-            "left, top = int(torch.floor(column)), int(torch.trunc(row))",
-        )
-    },
-    "count_tokens": {
-        f"for stride in {strides}:": ORDER
-        for strides in ((16, 8, 32, 64), (8, 32, 16, 64), (8, 16, 64, 32))
-    },
-    "focal_loss": {
-        "pos_loss = -0.25 * (prob - 1) ** 2 * torch.log(prob)": "the square has no sign"
-    },
-    "initial_offsets": {
-        "offsets = torch.ones(n_heads, n_levels, n_points, 2)": "all of it is overwritten",
-        **{
-            line: "axis 1 is the last of two"
-            for line in (
-                "direction = torch.stack([angle.cos(), angle.sin()], dim=1)",
-                "direction = torch.stack([angle.cos(), angle.sin()], dim=--1)",
-                "direction = direction / direction.abs().max(dim=1, keepdim=True).values",
-                "direction = direction / direction.abs().max(dim=--1, keepdim=True).values",
-            )
-        },
-    },
-    "sampling_locations": {
-        "locations = torch.ones_like(offsets)": "all of it is overwritten",
-        **{
-            line: "an integer index removes its axis, so the new axes stand side by side"
-            for line in (
-                "locations[:, :, :, level] = reference_points[:, :, level, None, None] + step",
-                "locations[:, :, :, level] = reference_points[:, :, None, None, level] + step",
-            )
-        },
-    },
 }
 
 
@@ -234,7 +173,7 @@ def mutants_of(function: Callable) -> Iterator[Mutant]:
                 if source in seen:
                     continue
                 seen.add(source)
-                scope = dict(vars(solutions))
+                scope = dict(function.__globals__)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", SyntaxWarning)
                     exec(compile(source, "<mutant>", "exec"), scope)
@@ -267,11 +206,11 @@ def try_mutants(name: str) -> Harvest:
     Returns:
         How many there were, and which were accepted.
     """
-    mutants = list(mutants_of(getattr(solutions, name)))
+    mutants = list(mutants_of(EXERCISES[name].solution))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a mutant may divide by zero
         accepted = [m.line for m in mutants if EXERCISES[name].check(m.function).passed]
-    known = {without_parentheses(line) for line in EQUIVALENT[name]}
+    known = {without_parentheses(line) for line in EQUIVALENT.get(name, {})}
     equivalent = [line for line in accepted if without_parentheses(line) in known]
     return Harvest(len(mutants), equivalent, [line for line in accepted if line not in equivalent])
 

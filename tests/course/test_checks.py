@@ -21,7 +21,7 @@ from ddetr_edu.course.exercise import Exercise
 
 EXERCISES = {name: e for name, e in vars(checks).items() if isinstance(e, Exercise)}
 MISTAKES = [(name, mistake) for name, e in EXERCISES.items() for mistake in e.mistakes]
-WHOLE = ("assign", "count_tokens")  # their results are whole numbers
+WHOLE = ("assign", "attention_cost", "covering_token", "count_tokens")  # their results are whole numbers
 TENSORS = [name for name in EXERCISES if name not in WHOLE]
 
 
@@ -77,6 +77,24 @@ def test_no_size_is_the_same_in_all_cases(name):
         sizes = list(cases)
     elif name == "sampling_locations":
         sizes = [offsets.shape[:-1] for _, offsets, _ in cases]
+    elif name in ("naive_attention", "grid_sample_attention"):
+        sizes = [(*places.shape[:-1], value.shape[-1]) for value, _, places, _ in cases]
+    elif name in ("reach", "mend_locations"):
+        sizes = [first.shape[:-1] for first, *_ in cases]
+    elif name in ("to_pixels", "from_pixels"):
+        sizes = [(len(points), *shape) for points, shape in cases]
+    elif name in ("convert_boxes", "mend_boxes"):
+        sizes = [(len(boxes), *size, *other) for boxes, *_, size, other in cases]
+    elif name == "covering_token":
+        sizes = [(r, c, *size, *shapes[level]) for r, c, size, shapes, level in cases]
+    elif name == "reference_on_levels":
+        sizes = [(len(points), len(shapes), *shapes[0]) for points, shapes in cases]
+    elif name == "encoder_reference_points":
+        sizes = [(len(shapes), *shapes[0]) for (shapes,) in cases]
+    elif name == "attention_cost":
+        sizes = [(len(shapes), *shapes[0], heads, points) for shapes, heads, points in cases]
+    elif name == "crossing":
+        sizes = [dense.shape for _, dense, _ in cases]
     elif name == "focal_loss":
         sizes = [(logits.shape, logits.numel()) for logits, *_ in cases]
     else:

@@ -69,6 +69,27 @@ def test_learners_cells():
     assert ids(with_own_cell) == [own.id]
 
 
+def test_guesses_and_choices_are_the_learners_too():
+    choice = 'my_pets = {\n    "a": None,  # put your answer here\n}'
+    sources = {
+        "guess": "guess_a = None  # a percentage\nguess_b = None",
+        "compare": "compare_guess(guess_a, 3.5)\ncompare_guess(guess_b, 4)",
+        "choice": choice,
+        "check": "checks.pets(my_pets);",
+        "other": "total = sum([1, 2])",
+    }
+
+    def learners(**changed: str) -> list[str]:
+        cells = [cell(f"00-{k}", source) for k, source in {**sources, **changed}.items()]
+        return [id_.removeprefix("00-") for id_ in ids(new_notebook(cells=cells))]
+
+    assert learners() == []
+    assert learners(guess="guess_a = None  # a percentage\nguess_b = 3") == ["guess", "compare"]
+    assert learners(guess="guess_a = 3\nguess_b = 4") == ["guess", "compare"]
+    assert learners(choice=choice.replace("None", '"cat"')) == ["choice", "check"]
+    assert learners(choice="my_pets = dict(a='cat')") == ["choice", "check"]
+
+
 def test_a_learners_work_is_run_but_not_compared(tmp_path):
     shutil.copy(ROOT / "lessons/conftest.py", tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")

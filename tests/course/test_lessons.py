@@ -6,58 +6,21 @@ That running the cells gives the committed outputs is checked by nbval, not here
 import inspect
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
+from notebook_reading import LESSONS, ROOT, as_committed, check_names, read, text
 
-from ddetr_edu.course import checks, solutions
+from ddetr_edu.course import checks
+from ddetr_edu.course.choice import Choice
 from ddetr_edu.course.exercise import Exercise
 from ddetr_edu.course.notebooks import LESSON_CELL, STUB, learners_cells, tidy
-
-ROOT = Path(__file__).parents[2]
-LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
-
-
-def as_committed(path: Path) -> str:
-    """A file as git has it, staged or committed; as it is if git does not know it yet."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    name = path.relative_to(ROOT).as_posix()
-    shown = subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True)
-    return (path.read_bytes() if shown.returncode else shown.stdout).decode()
-
-
-def read(path: Path) -> nbformat.NotebookNode:
-    """A lesson as it is or, where a learner is at work in it, as it was committed."""
-    notebook = nbformat.read(path, as_version=4)
-    if learners_cells(notebook.cells):
-        notebook = nbformat.reads(as_committed(path), as_version=4)
-    return notebook
-
-
-def text(notebook, kind: str = "markdown") -> str:
-    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind)
 
 
 def test_there_are_lessons():
     assert len(LESSONS) >= 6
-
-
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_a_lesson_has_its_parts(path):
-    notebook = read(path)
-    prose = text(notebook)
-    number = path.stem[:2]
-    assert re.match(rf"# {number} · .+\n\n\*\*\d+ minutes\.\*\*", prose)
-    assert "you will be able to" in prose
-    assert "## The figure" in prose
-    assert "to remember" in prose
-    assert "getsource" in text(notebook, "code")
-    assert prose.count("<summary>Hint</summary>") == prose.count("### Exercise") >= 1
-    assert prose.count("<summary>Solution</summary>") == prose.count("### Exercise")
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -88,27 +51,38 @@ def test_a_lesson_never_defines_what_it_should_import(path):
         name
         for module in (ROOT / "ddetr_edu").rglob("*.py")
         for name in re.findall(r"^(?:def|class) (\w+)", module.read_text(), re.MULTILINE)
+        if not name.startswith("my_")  # a solution
     }
     assert not defined & library
+
+
+def solution_of(name: str) -> str:
+    """The code of a solution, as a learner would enter it."""
+    exercise = getattr(checks, name)
+    if isinstance(exercise, Choice):
+        return exercise.solution_code
+    return inspect.getsource(exercise.solution).strip()
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_solutions_shown_are_the_tested_ones(path):
     notebook = read(path)
-    for name in re.findall(r"checks\.(\w+)\(my_", text(notebook, "code")):
-        source = inspect.getsource(getattr(solutions, name)).replace(
-            f"def {name}(", f"def my_{name}("
-        )
-        assert source.strip() in text(notebook)
-        signature = getattr(checks, name).signature
-        assert f'"""{signature}"""\n    {STUB}' in text(notebook, "code")
+    for name in check_names(notebook):
+        assert solution_of(name) in text(notebook)
+        exercise = getattr(checks, name)
+        if isinstance(exercise, Choice):
+            assert exercise.stub in text(notebook, "code")
+        else:
+            assert f'"""{exercise.signature}"""\n    {STUB}' in text(notebook, "code")
 
 
 def test_every_exercise_is_in_a_lesson():
-    code = "\n".join(text(read(path), "code") for path in LESSONS)
-    for name, exercise in vars(checks).items():
-        if isinstance(exercise, Exercise):
-            assert f"checks.{name}(my_{name})" in code
+    shown = [name for path in LESSONS for name in check_names(read(path))]
+    assert sorted(shown) == sorted(checks.__all__)
+    for name in shown:
+        exercise = getattr(checks, name)
+        assert isinstance(exercise, (Exercise, Choice))
+        assert exercise.name == name
 
 
 @pytest.mark.parametrize("path", [*LESSONS, ROOT / "lessons/GLOSSARY.md"], ids=lambda p: p.stem)
@@ -124,8 +98,12 @@ def run_with_answers(path: Path, answers: dict[str, str]) -> dict[str, str]:
     """What the checks of a lesson print when its stubs are filled in as a learner would."""
     notebook = read(path)
     for name, source in answers.items():
-        (stub,) = [c for c in notebook.cells if f"def my_{name}(" in c.source and STUB in c.source]
-        stub.source = source.replace(f"def {name}(", f"def my_{name}(")
+        (stub,) = [
+            cell
+            for cell in notebook.cells
+            if cell.cell_type == "code" and re.match(rf"(def )?my_{name}( =|\()", cell.source)
+        ]
+        stub.source = source
     printed: dict[str, str] = {}
     # A blocking client: nbclient's asynchronous one now and then waits for its whole timeout.
     manager, client = start_new_kernel(cwd=str(path.parent))
@@ -151,8 +129,8 @@ def run_with_answers(path: Path, answers: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_learner_who_enters_the_solutions_passes(path):
-    names = re.findall(r"checks\.(\w+)\(my_", text(read(path), "code"))
-    answers = {name: inspect.getsource(getattr(solutions, name)) for name in names}
+    names = check_names(read(path))
+    answers = {name: solution_of(name) for name in names}
     printed = run_with_answers(path, answers)
     assert set(printed) == set(names)
     assert all(message.startswith("passed") for message in printed.values()), printed
@@ -160,12 +138,10 @@ def test_a_learner_who_enters_the_solutions_passes(path):
 
 def test_a_learner_with_a_wrong_answer_is_told_the_mistake():
     (path,) = [path for path in LESSONS if path.stem.startswith("04")]
-    circle = inspect.getsource(solutions.initial_offsets).replace(
+    circle = solution_of("initial_offsets").replace(
         "    direction = direction / direction.abs().max(dim=-1, keepdim=True).values\n", ""
     )
-    swapped = inspect.getsource(solutions.sampling_locations).replace(
-        "[width, height]", "[height, width]"
-    )
+    swapped = solution_of("sampling_locations").replace("[width, height]", "[height, width]")
     printed = run_with_answers(path, {"initial_offsets": circle, "sampling_locations": swapped})
     assert "the rays end on a circle" in printed["initial_offsets"]
     assert "width and height are swapped" in printed["sampling_locations"]

@@ -9,4 +9,6 @@ def test_mutants_are_rejected(name):
     tried, equivalent, wrong = try_mutants(name)
     assert wrong == []
     assert tried >= 19
-    assert len(equivalent) == len(EQUIVALENT[name]), "an entry of EQUIVALENT is no mutant any more"
+    assert len(equivalent) == len(EQUIVALENT.get(name, {})), (
+        "an entry of EQUIVALENT is no mutant any more"
+    )

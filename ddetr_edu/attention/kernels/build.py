@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ddetr_edu.files import atomic_write, cache_folder
+from ddetr_edu.files import atomic_write, cache_folder, find_shipped
 
 COMPILERS = ("g++", "clang++")
 SOURCE = "ms_deform_attn_cpu.cpp"
@@ -207,11 +207,11 @@ def source_folder() -> Path:
     Raises:
         BuildError: If it is in neither.
     """
-    package = Path(__file__).parents[2]
-    for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / SOURCE).is_file():
-            return folder
-    raise BuildError(f"the sources of the kernel are missing: no csrc/{SOURCE} near {package}")
+    path = find_shipped(f"csrc/{SOURCE}")
+    if path is None:
+        package = Path(__file__).parents[2]
+        raise BuildError(f"the sources of the kernel are missing: no csrc/{SOURCE} near {package}")
+    return path.parent
 
 
 def suffix() -> str:
