@@ -1,4 +1,8 @@
-"""`MSDeformAttn`: the five steps with their learned layers, as a module."""
+"""`MSDeformAttn`: the five steps with their learned layers, as a module.
+
+Its comments say where each step is taken: O offsets, W attention weights, L locations,
+I interpolation, A aggregation. Lesson 06 is about this module.
+"""
 
 from torch import Tensor, nn
 
@@ -72,13 +76,13 @@ class MSDeformAttn(nn.Module):
             ValueError: As `sampling_locations` does.
         """
         per_point = (self.n_heads, self.n_levels, self.n_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*per_point, 2))
-        scores = self.attention_weights(query).unflatten(-1, per_point)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*per_point, 2))  # step O
+        scores = self.attention_weights(query).unflatten(-1, per_point)  # step W, up to the softmax
         # Under autocast the layers above give 16-bit numbers, which lose half a pixel in 150; so
         # locations and weights are computed in the type of the reference points.
         offsets, scores = offsets.to(reference_points.dtype), scores.to(reference_points.dtype)
-        locations = sampling_locations(reference_points, offsets, spatial_shapes)
-        return offsets, locations, attention_weights(scores)
+        locations = sampling_locations(reference_points, offsets, spatial_shapes)  # step L
+        return offsets, locations, attention_weights(scores)  # step W: the softmax
 
     def forward(
         self,
@@ -118,11 +122,12 @@ class MSDeformAttn(nn.Module):
         )
         _, locations, weights = self.sampling_locations_and_weights(
             query, reference_points, spatial_shapes
-        )
+        )  # steps O, W and L
         value = self.value_proj(value)
         if padding_mask is not None:
             # After the projection, whose bias would otherwise make padding non-zero.
             value = value.masked_fill(padding_mask[..., None], 0.0)
         value = value.unflatten(-1, (self.n_heads, -1))  # (N, S, C) -> (N, S, M, D)
+        # Steps I and A in one: every backend adds up what it reads.
         output = run_backend(value, spatial_shapes, locations, weights, self.backend)
         return self.output_proj(output)

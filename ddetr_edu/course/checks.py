@@ -3,7 +3,8 @@
 Each exercise has the name of the function, or of the dictionary, that the learner writes.
 """
 
-from ddetr_edu.course.exercises.lesson_00 import count_tokens
+from ddetr_edu.course.exercises.lesson_00 import count_tokens, locate_token
+from ddetr_edu.course.exercises.lesson_00_faults import broken_steps
 from ddetr_edu.course.exercises.lesson_01 import attention_cost, dense_attention
 from ddetr_edu.course.exercises.lesson_01_crossing import cost_causes, crossing
 from ddetr_edu.course.exercises.lesson_02 import covering_token, from_pixels, to_pixels
@@ -12,8 +13,9 @@ from ddetr_edu.course.exercises.lesson_02_faults import broken_convention, mend_
 from ddetr_edu.course.exercises.lesson_03 import bilinear_sample, corner_weights
 from ddetr_edu.course.exercises.lesson_03_backward import bilinear_backward, bilinear_slope
 from ddetr_edu.course.exercises.lesson_04 import initial_offsets, reach, sampling_locations
-from ddetr_edu.course.exercises.lesson_04_faults import location_faults, mend_locations
-from ddetr_edu.course.exercises.lesson_05 import attention_weights
+from ddetr_edu.course.exercises.lesson_04_faults import location_faults
+from ddetr_edu.course.exercises.lesson_05 import attention_weights, effective_points
+from ddetr_edu.course.exercises.lesson_05_faults import head_faults
 from ddetr_edu.course.exercises.lesson_06 import (
     aggregate,
     axes,
@@ -22,6 +24,8 @@ from ddetr_edu.course.exercises.lesson_06 import (
 )
 from ddetr_edu.course.exercises.lesson_07 import encoder_reference_points, reference_on_levels
 from ddetr_edu.course.exercises.lesson_07_position import sine_position
+from ddetr_edu.course.exercises.lesson_08 import padding_mask, scale_to_levels, valid_ratio
+from ddetr_edu.course.exercises.lesson_08_faults import padding_faults
 from ddetr_edu.course.exercises.lesson_09 import assign, focal_loss
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "bilinear_backward",
     "bilinear_sample",
     "bilinear_slope",
+    "broken_steps",
     "broken_convention",
     "convert_boxes",
     "corner_weights",
@@ -41,18 +46,24 @@ __all__ = [
     "covering_token",
     "crossing",
     "dense_attention",
+    "effective_points",
     "encoder_reference_points",
     "focal_loss",
     "from_pixels",
     "grid_sample_attention",
+    "head_faults",
     "initial_offsets",
+    "locate_token",
     "location_faults",
     "mend_boxes",
-    "mend_locations",
     "naive_attention",
+    "padding_faults",
+    "padding_mask",
     "reach",
     "reference_on_levels",
     "sampling_locations",
+    "scale_to_levels",
     "sine_position",
     "to_pixels",
+    "valid_ratio",
 ]

@@ -141,9 +141,7 @@ class Decoder(nn.Module):
         ref_boxes_detached = ref_boxes
         predictions = []
         for index, layer in enumerate(self.layers):
-            # References are fractions of the image; sampling needs fractions of the padded level.
-            scale = torch.cat([ratios] * (ref_boxes.shape[-1] // 2), dim=-1)  # (N, L, 2 or 4)
-            on_levels = ref_boxes_detached[:, :, None] * scale[:, None]  # (N, Lq, L, 2 or 4)
+            on_levels = scale_to_levels(ref_boxes_detached, ratios)  # (N, Lq, L, 2 or 4)
             content = layer(
                 content, position, on_levels, memory, spatial_shapes, padding_mask, attn_mask
             )
@@ -154,3 +152,22 @@ class Decoder(nn.Module):
                 ref_boxes_detached = refined if self.look_forward == "always" else refined.detach()
                 ref_boxes = ref_boxes_detached if self.look_forward == "once" else refined
         return predictions
+
+
+def scale_to_levels(references: Tensor, ratios: Tensor) -> Tensor:
+    """Express reference points, which are fractions of the image, as fractions of each level.
+
+    An image fills only a part of a padded level, and sampling counts from border to border of the
+    whole level.
+
+    Source: DeformableTransformerDecoder of the official deformable_transformer.py.
+
+    Args:
+        references: (N, Lq, 2) (x, y) or (N, Lq, 4) (cx, cy, w, h).
+        ratios: (N, L, 2) (x, y) from `valid_ratios`.
+
+    Returns:
+        (N, Lq, L, 2 or 4).
+    """
+    scale = torch.cat([ratios] * (references.shape[-1] // 2), dim=-1)  # (N, L, 2 or 4)
+    return references[:, :, None] * scale[:, None]

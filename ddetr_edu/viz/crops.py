@@ -28,7 +28,7 @@ def plot_crops(
 
     Returns:
         The figure, and for each row (n, 4), the windows (x1, y1, x2, y2) that its crops show, in
-        pixels; beyond the edge of an image they are grey.
+        pixels; beyond the edge of an image they are grey, and in a notebook empty.
 
     Raises:
         ValueError: For a crop without any box, or if there is no row.

@@ -74,9 +74,7 @@ def plot_dataset(
         ("medium", 55.4, "center"),
         ("large", 102.0, "left"),
     ):
-        middle.annotate(
-            word, (x, 1.01), xycoords=("data", "axes fraction"), ha=align, fontsize=7, color="0.4"
-        )
+        middle.annotate(word, (x, 1.01), xycoords=("data", "axes fraction"), ha=align, fontsize=8)
     right.set(xlabel="objects per image", ylabel="share of the images")
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)

@@ -26,9 +26,10 @@ def label_boxes(axis: Axes, boxes: np.ndarray, texts: list[str], colours: list[s
         colours: (n,) of the borders of the texts.
     """
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    per_point = (right - left) / (72 * figure.get_figwidth())
+    figure, place = axis.get_figure(root=True), axis.get_subplotspec()
+    assert figure is not None and place is not None
+    panel_width = figure.get_figwidth() / place.get_gridspec().ncols  # in inches
+    per_point = (right - left) / (72 * panel_width)
     height = 1.75 * FONT_SIZE * per_point
     taken: list[np.ndarray] = []
     for (x1, y1, x2, y2), text, colour in zip(boxes, texts, colours, strict=True):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ddetr_edu.viz.fonts import one_line, readable
-from ddetr_edu.viz.labels import letters_of
+from ddetr_edu.viz.labels import label_boxes, letters_of
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_image_array
 
 MAX_QUERIES = 24  # rows of costs that can still be read
@@ -58,17 +58,12 @@ def plot_matching(
         line = np.array([centre(boxes[query]), centre(target_boxes[target])])
         left.plot(*line.T, "o-", color=colour, ms=4, lw=1.4, mec="black", mew=0.5)
         lines.append(line)
-        x, y = target_boxes[target, 0], target_boxes[target, 1]
-        left.annotate(
-            f"{target}: query {query}" if len(target_boxes) <= MAX_LABELS else f"{target}",
-            (x, y),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize=7,
-            annotation_clip=True,
-            bbox={"facecolor": "white", "edgecolor": colour, "pad": 0.8, "alpha": 0.85},
-        )
     left.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    texts = [f"{target}: query {query}" for query, target in zip(queries, objects, strict=True)]
+    if len(target_boxes) > MAX_LABELS:
+        texts = [f"{target}" for target in objects]
+    visible = target_boxes[objects].clip(0, (width, height, width, height))
+    label_boxes(left, visible, texts, [COLOURS[target % len(COLOURS)] for target in objects])
     heatmap = right.imshow(cost[shown], cmap="cividis", aspect="auto")
     rows = np.searchsorted(shown, queries)
     right.plot(objects, rows, "o", color="white", mec="red", mew=2, ms=9)
@@ -166,7 +161,7 @@ def plot_matching_by_layer(
             axis.annotate(
                 f"{t}",
                 box[:2],
-                fontsize=6,
+                fontsize=7,
                 ha="center",
                 va="center",
                 bbox={"facecolor": "white", "edgecolor": colour, "pad": 0.6},

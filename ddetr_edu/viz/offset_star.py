@@ -1,8 +1,9 @@
 """Offsets around a reference point: the star that every attention is initialised to."""
 
 import numpy as np
+from matplotlib.patheffects import withStroke
 
-from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array
+from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, text_colour
 
 
 def plot_offsets(offsets, title: str | None = None) -> tuple[NotebookFigure, np.ndarray]:
@@ -28,10 +29,11 @@ def plot_offsets(offsets, title: str | None = None) -> tuple[NotebookFigure, np.
     figure = NotebookFigure(5.4, 4.4)
     axis = figure.subplots()
     reach = max(1.0, np.abs(offsets).max()) + 0.7
+    rim = [withStroke(linewidth=2.2, foreground=text_colour())]  # yellow does not show on white
     for m, ray in enumerate(offsets):
         colour = COLOURS[m % len(COLOURS)]
         line = np.concatenate([[[0, 0]], ray])
-        axis.plot(*line.T, "-", color=colour, lw=1)
+        axis.plot(*line.T, "-", color=colour, lw=1.2, path_effects=rim)
         axis.plot(
             *ray.T, "os^Dv<>p"[m % 8], color=colour, mec="black", mew=0.6, ms=8, label=f"head {m}"
         )

@@ -54,7 +54,8 @@ def plot_precision_recall(
 
     figure = NotebookFigure(11, 4.2)
     left, right = figure.subplots(1, 2)
-    shades = colormaps[WEIGHT_MAP](np.linspace(0, 0.85, len(thresholds)))
+    # The middle of the map: its ends do not show on a dark page or on a white one.
+    shades = colormaps[WEIGHT_MAP](np.linspace(0.25, 0.8, len(thresholds)))
     for threshold, curve, average, shade in zip(
         thresholds, by_threshold, averages[0], shades, strict=True
     ):

@@ -1,6 +1,5 @@
 """What all figures share: colours, sizes, and how an image becomes an array."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ddetr_edu.viz.fonts import prepare_text
+from ddetr_edu.viz.page_ink import draw_for_page
+from ddetr_edu.viz.small_png import small_png
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, in order of contrast.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
@@ -76,10 +77,17 @@ class NotebookFigure(Figure):
         prepare_text(self)
         super().draw(renderer)
 
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """What a notebook shows: sharp on today's screens, and at home on a page of any colour."""
+        return small_png(draw_for_page(self, scale=2)), {"width": round(self.bbox.width)}
+
+    def _ipython_display_(self) -> None:
+        """Show the figure. IPython asks this first; widgets load another way to show figures."""
+        from IPython.display import display
+
+        data, metadata = self._repr_png_()
+        bundle = {"image/png": data, "text/plain": repr(self)}
+        display(bundle, metadata={"image/png": metadata}, raw=True)
 
 
 @contextmanager

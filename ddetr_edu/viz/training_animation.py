@@ -109,7 +109,9 @@ def training_animation(image, frames: list[dict]) -> Animation:
         _draw_offsets(right, of_frame, as_array(frame["weights"]), reach, largest)
         precision = "" if frame["AP"] is None else f": AP {frame['AP']:.3f}"
         figure.suptitle(f"step {frame['step']}{precision}", fontsize=12)
-        images.append(PIL.Image.open(io.BytesIO(figure._repr_png_())).convert("RGB"))
+        file = io.BytesIO()
+        figure.savefig(file)
+        images.append(PIL.Image.open(file).convert("RGB"))
     return Animation(images)
 
 

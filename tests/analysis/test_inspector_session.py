@@ -167,7 +167,7 @@ def widget(monkeypatch):
 
 def test_the_widget_sends_its_data_and_moved_queries_when_asked(widget):
     widget, sent, (figure,) = widget
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
     assert repr(widget) == "an inspector, which is interactive while the notebook runs"
     assert len(str(widget.get_state())) < 60_000  # what a saved notebook may hold
     widget.receive({"ready": True})

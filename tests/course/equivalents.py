@@ -17,6 +17,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "per_head = (samples * weights[..., None]).sum(dim=(-3, 4))": "-3 is axis 3 of six",
     },
     "assign": {},
+    "attention_cost": {
+        "n_tokens = sum((height * width for width, height in spatial_shapes))": (
+            "the number of tokens is a product, in any order"
+        )
+    },
     "attention_weights": {
         f"weights = scores.reshape({axes}, n_levels * n_points).softmax(-1)": (
             "only the last axis matters to softmax; the others are split as before"
@@ -79,6 +84,25 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         f"for stride in {strides}:": ORDER
         for strides in ((16, 8, 32, 64), (8, 32, 16, 64), (8, 16, 64, 32))
     },
+    "crossing": {
+        "lead = (deformable / dense).log2()": "the share is a quotient of two logarithms of one base",
+        "if k + 1 >= len(tokens):": "k + 1 is never greater",
+        **{
+            line.format(name): "all have one number for each size"
+            for line in ("for k in range(len({})):", "if k + 1 == len({}):")
+            for name in ("dense", "deformable", "lead", "order")
+        },
+    },
+    "dense_attention": {
+        "scores = query @ key.transpose(2, 1) / query.shape[2] ** 0.5": "two axes are swapped",
+        "scores = query @ key.transpose(1, 2) / key.shape[2] ** 0.5": "all have D channels",
+        "scores = query @ key.transpose(1, 2) / value.shape[2] ** 0.5": "all have D channels",
+    },
+    "effective_points": {
+        "logs = torch.where(weights != 0, weights, 1).log()": "no weight is negative",
+        "logs = torch.where(weights > 0, weights, 2).log()": "it is multiplied by a weight of 0",
+        "entropy = -(weights * logs).sum(dim=(-1, -2))": ORDER,
+    },
     "focal_loss": {
         "pos_loss = -0.25 * (prob - 1) ** 2 * torch.log(prob)": "the square has no sign"
     },
@@ -93,19 +117,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         },
     },
     "grid_sample_attention": {
-        "start, output = (0, 0)": "both are 0",
         "samples = F.grid_sample(maps, 2 * grid - 1)": "False is its default, with a warning",
-        "return output.unflatten(0, (n_images, n_heads)).permute(0, 3, 1, 2).flatten(-2)": (
-            "the axes from number 2 on are the last two"
-        ),
+        "return heads.permute(0, 3, 1, 2).flatten(-2)": "the axes from 2 on are the last two",
         **{
-            line: "the same axes of five, four or three, counted from the end or in another order"
+            line: "the same axes, counted from the end or named in the other order"
             for line in (
                 "grid = locations[:, :, :, level].transpose(2, 1).flatten(0, 1)",
                 "weight = weights[:, :, :, level].transpose(2, 1).flatten(0, 1)",
                 "weight = weights[:, :, :, level].transpose(1, -2).flatten(0, 1)",
                 "maps = tokens.permute(0, -2, 3, 1).reshape(n_images * n_heads, -1, height, width)",
-                "return output.unflatten(0, (n_images, n_heads)).permute(0, 3, 1, -2).flatten(2)",
+                "return heads.permute(0, 3, 1, -2).flatten(2)",
             )
         },
     },
@@ -135,10 +156,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             for scale_x in ("size[-1] / original_size[1]", "size[1] / original_size[-1]")
         },
     },
-    "mend_locations": {
-        "mended = torch.ones_like(locations)": "all of it is overwritten",
-        **REFERENCE_OF_A_LEVEL,
-    },
     "naive_attention": {
         "return output.flatten(-2)": "the axes from number 2 on are the last two",
         "output = torch.zeros(*locations.shape[:3], value.shape[-1])": (
@@ -157,6 +174,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             for name in ("locations", "weights")
         },
     },
+    "padding_mask": {
+        "mask = torch.ones(len(sizes), height, width)": "1 and 0 count as True and False"
+    },
     "reference_on_levels": {
         "pixels = torch.ones(len(references), len(spatial_shapes), 2)": "all of it is overwritten",
         "pixels[:, level, -1] = references[:, 1] * height - 0.5": "index 1 is the last of two",
@@ -172,6 +192,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "locations[:, :, :, level] = reference[..., :2, :2] + step": "axis -2 has one entry",
         **REFERENCE_OF_A_LEVEL,
     },
+    "scale_to_levels": {"if references.shape[-1] >= 4:": "a reference has two numbers or four"},
     "sine_position": {
         "embedding = torch.ones(n_channels, height, width)": "all of it is overwritten",
         "half = n_channels // -2": "counted from the end, the half of an even number is the same",
@@ -185,5 +206,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return torch.stack([x * width - 0.5, y * height - 0.5], dim=--1)": (
             "axis 1 is the last of two"
         ),
+    },
+    "valid_ratio": {
+        "return torch.stack([x, y], dim=-1)": "axis 1 is the last of two",
+        "x = (~padding_mask[:, 0, columns]).sum(dim=-1) / width": "axis 1 is the last of two",
+        "y = (~padding_mask[:, rows, 0]).sum(dim=-1) / height": "axis 1 is the last of two",
     },
 }

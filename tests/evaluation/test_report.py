@@ -33,7 +33,7 @@ def test_curves_by_threshold_and_by_category():
         np.testing.assert_allclose(line.get_ydata(), precision[0, :, k])
     assert [text[0] for text in legends(figure)[1]] == ["abc"[best], "abc"[other]]
     assert legends(figure)[0][0] == f"0.50: AP {drawn['AP_by_threshold'][0]:.3f}"
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
 
 
 def test_of_many_categories_those_with_the_most_objects_stand_out():
@@ -133,7 +133,7 @@ def test_crops_show_both_boxes_found_dashed_and_true_solid():
     assert first.get_xlim() == tuple(windows["both"][0][[0, 2]])
     assert first.get_ylim() == tuple(windows["both"][0][[3, 1]])
     assert windows["nothing"].size == 0
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_weights_inside_the_boxes():
     assert (data["dense"]["locations"], data["deformable"]["locations"]) == (21, 5 * 2 * 11)
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[0] == f"layer 0: {data['dense']['inside'][0]:.0%} inside the box"
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
     # All of the weight is inside the whole image, all of the points inside a larger box.
     _, data = plot_attention_comparison(
         image, maps, [0, 0, 50, 30], locations, weights, [-9, -9, 99, 99]

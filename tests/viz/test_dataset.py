@@ -31,7 +31,7 @@ def test_bars_are_shares():
     # sides 4, 32, 32.1 and 96: COCO's limit between small and medium is one of the edges
     assert 32.0 in edges and values[(edges[:-1] < 32)].sum() == 0.25
     assert edges[0] <= np.sqrt(5) and edges[-1] > 96
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
 
 
 def test_at_most_twenty_categories_and_many_objects_per_image():

@@ -88,7 +88,7 @@ def test_without_a_font_a_name_is_its_label_and_an_escape_and_one_sentence_says_
     system_fonts()
     with pytest.warns(UserWarning) as caught:
         figure, drawn = draw_boxes(NAMES)
-        assert figure._repr_png_().startswith(b"\x89PNG")
+        assert figure._repr_png_()[0].startswith(b"\x89PNG")
         draw_boxes(NAMES)[0]._repr_png_()
     assert len(caught) == 1
     assert "install Noto Sans CJK (on Debian and Ubuntu: apt install fonts-noto-cjk)" in str(
@@ -151,7 +151,7 @@ def test_names_in_all_figures_of_a_data_set_and_an_evaluation(system_fonts, chin
             image, layers, np.zeros((n, 4)), np.zeros((2, 3, n)), np.zeros((2, n), int), names
         )
         for figure in (confusion, curves, dataset, matching):
-            assert figure._repr_png_().startswith(b"\x89PNG")
+            assert figure._repr_png_()[0].startswith(b"\x89PNG")
     assert drawn["names"][[0, 1, 5]].tolist() == ["猫", "a$b$c", "5 tab and\\x00nul"]
     legend = [text.get_text() for text in curves.axes[1].get_legend().get_texts()]
     assert len(legend) == 6 and any("_hidden" in text for text in legend)

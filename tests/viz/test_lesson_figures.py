@@ -61,4 +61,4 @@ def test_matching_lines_go_from_query_to_object():
 
 def test_a_notebook_shows_the_figure():
     figure, _ = plot_weights(torch.rand(2, 2, 2))
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")

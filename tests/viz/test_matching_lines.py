@@ -1,5 +1,7 @@
 """Matching: which rows of costs are drawn, and which query each object is matched with."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,18 @@ def test_of_many_queries_the_matched_and_the_cheapest_are_shown():
     assert [(column, shown[row]) for column, row in circles] == [(2, 7), (0, 40), (1, 58)]
     np.testing.assert_array_equal(drawn["cost"], cost)
     assert len(left.patches) == 21 + 2 * 3  # the grey ones, and two for each pair
+
+
+def test_labels_stay_inside_the_image_and_apart():
+    objects = np.array([[80, 10, 89, 20], [20, 30, 30, 60], [22, 26, 44, 52]], dtype=float)
+    figure, _ = plot_matching(IMAGE, objects, objects, np.eye(3), [0, 1, 2], [0, 1, 2])
+    figure.savefig(io.BytesIO())
+    panel = figure.axes[0]
+    assert [text.get_text() for text in panel.texts] == [f"{n}: query {n}" for n in range(3)]
+    boxes = [text.get_window_extent() for text in panel.texts]
+    for n, box in enumerate(boxes):
+        assert panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[:n])
 
 
 @pytest.mark.filterwarnings("ignore:Attempting to set identical")  # a table without columns
@@ -75,7 +89,7 @@ def test_queries_layer_by_layer(layers):
     assert cells[(0, 2)] == "none" and cells[(1, 1)] == "2" and len(cells) == 6
     assert len(table.patches) == 2 * 2  # two frames, each of two colours
     assert [t.get_text() for t in table.get_yticklabels()] == ["0 a", "1 b", "2 c"]
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
 
 
 def test_shapes_of_layers_that_do_not_fit_are_refused(layers):

@@ -58,14 +58,25 @@ def side_by_side(heads: Tensor) -> Tensor:
     return heads.permute(0, 3, 1, 2).flatten(2)
 
 
+def first_token(spatial_shapes: list[tuple[int, int]], level: int) -> int:
+    """Where the tokens of a level start.
+
+    Args:
+        spatial_shapes: (H, W) of each level.
+        level: Its number.
+
+    Returns:
+        The number of tokens of all levels before it.
+    """
+    return sum(height * width for height, width in spatial_shapes[:level])
+
+
 def attention_by(
     maps: Callable = maps_of,
     grid: Callable = lambda locations: 2 * fold(locations) - 1,
     weigh: Callable = fold,
     join: Callable = side_by_side,
-    start_of_level: Callable = lambda spatial_shapes, level: sum(
-        height * width for height, width in spatial_shapes[:level]
-    ),
+    start_of_level: Callable = first_token,
     add: Callable = lambda total, summand: total + summand,
     reduce: Callable = lambda weighted: weighted.sum(-1),
     **options,
@@ -158,6 +169,8 @@ def _one_for_all_channels(grad_output: Tensor) -> Tensor:
     return grad_output[..., :1].expand_as(grad_output)
 
 
+# Three change what is read, two the order of the output, one adds a constant to it, and three leave
+# the output right and change the gradients.
 FAULTS = {
     "x and y swapped": attention_by(grid=lambda locations: 2 * fold(locations).flip(-1) - 1),
     "maps laid out as (W, H)": attention_by(maps=_wide_map),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from ddetr_edu.course.exercise import Cases, Exercise
 
+LESSON_SHAPES = [(100, 150), (50, 75), (25, 38), (13, 19)]  # of 800 x 1200 pixels
+
 
 def my_count_tokens(height, width):
     """(height, width) -> int"""
@@ -12,6 +14,14 @@ def my_count_tokens(height, width):
     for stride in (8, 16, 32, 64):
         tokens += math.ceil(height / stride) * math.ceil(width / stride)
     return tokens
+
+
+def my_locate_token(index, spatial_shapes):
+    """(index, [(H, W), ...]) -> (level, row, column)"""
+    for level, (height, width) in enumerate(spatial_shapes):
+        if index < height * width:
+            return level, index // width, index % width
+        index = index - height * width
 
 
 def count_tokens_with(rounding: Callable) -> Callable:
@@ -58,6 +68,77 @@ count_tokens = Exercise(
         ),
         "the level of stride 64 is missing": lambda h, w: (
             my_count_tokens(h, w) - math.ceil(h / 64) * math.ceil(w / 64)
+        ),
+    },
+)
+
+
+def _indices() -> Cases:
+    return {
+        "the first token of all": (0, [(3, 5), (2, 7)]),
+        "in the second row": (9, [(4, 7), (2, 3)]),
+        "the last token of the first level": (14, [(3, 5), (2, 4)]),
+        "the first token of the second level": (24, [(4, 6), (5, 2)]),
+        "in the second level": (31, [(5, 4), (6, 3), (2, 1)]),
+        "the last token of all": (66, [(6, 9), (3, 4), (1, 1)]),
+        "one level, taller than wide": (23, [(11, 3)]),
+        "the lesson's image, in the middle of the third level": (19_200, LESSON_SHAPES),
+        "levels of one row": (17, [(1, 13), (1, 7), (1, 4)]),
+        "levels of one column": (13, [(8, 1), (4, 1), (2, 1)]),
+    }
+
+
+def locate_token_by(place: Callable, skip: Callable = lambda h, w: h * w) -> Callable:
+    """A search for a token that goes wrong in its own way.
+
+    Args:
+        place: (index in its level, H, W) -> (row, column).
+        skip: (H, W) -> the number of tokens taken for a level's.
+
+    Returns:
+        A function (index, shapes) -> (level, row, column).
+    """
+
+    def locate(index, spatial_shapes):
+        for level, (height, width) in enumerate(spatial_shapes):
+            if index < skip(height, width):
+                return level, *place(index, height, width)
+            index -= skip(height, width)
+        return len(spatial_shapes), 0, 0
+
+    return locate
+
+
+locate_token = Exercise(
+    my_locate_token,
+    _indices,
+    {
+        "rows and columns are swapped: the index runs along a row first": locate_token_by(
+            lambda i, h, w: (i % w, i // w)
+        ),
+        "the index was divided by the height; a row has W tokens": locate_token_by(
+            lambda i, h, w: (i // h, i % h)
+        ),
+        "tokens were counted column by column; they run row by row": locate_token_by(
+            lambda i, h, w: (i % h, i // h)
+        ),
+        "rows and columns were counted from 1": locate_token_by(
+            lambda i, h, w: (i // w + 1, i % w + 1)
+        ),
+        "the tokens of the earlier levels were not subtracted": lambda index, shapes: (
+            my_locate_token(index, shapes)[0],
+            index // shapes[my_locate_token(index, shapes)[0]][1],
+            index % shapes[my_locate_token(index, shapes)[0]][1],
+        ),
+        "the levels were taken from the last to the first; the finest comes first": (
+            lambda index, shapes: my_locate_token(index, shapes[::-1])
+        ),
+        "levels were counted from 1": lambda index, shapes: (
+            my_locate_token(index, shapes)[0] + 1,
+            *my_locate_token(index, shapes)[1:],
+        ),
+        "the first token of a level was taken for the last of the level before: use <": (
+            locate_token_by(lambda i, h, w: (i // w, i % w), lambda h, w: h * w + 1)
         ),
     },
 )

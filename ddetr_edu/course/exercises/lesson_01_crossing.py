@@ -11,7 +11,7 @@ from ddetr_edu.course.exercise import Cases, Exercise
 
 
 def my_crossing(tokens, dense, deformable):
-    """tokens (K,), times dense (R, K), times deformable (R, K) -> a number of tokens"""
+    """tokens (n,), times dense (R, n), times deformable (R, n) -> a number of tokens"""
     tokens, order = tokens.sort()
     dense, deformable = dense.min(dim=0).values[order], deformable.min(dim=0).values[order]
     lead = (deformable / dense).log()  # greater than 0 where dense attention is faster
@@ -35,9 +35,9 @@ def _measured_times() -> Cases:
             [[130, 1, 20, 4], [128, 2, 21, 4], [140, 1, 20, 5]],
             [[60, 3, 17, 5], [64, 4, 16, 6], [64, 4, 16, 5]],
         ),
-        "a round in which another program was busy": (
+        "rounds in which another program was busy": (
             [64, 128, 256, 512, 1024],
-            [[1, 3, 9, 30, 120], [1, 3, 8, 900, 120], [30, 80, 8, 32, 130], [1, 3, 9, 30, 125]],
+            [[1, 3, 9, 90, 120], [1, 3, 8, 85, 120], [30, 80, 8, 30, 130], [1, 3, 9, 200, 125]],
             [[5, 10, 20, 40, 80], [5, 10, 20, 40, 80], [5, 100, 200, 41, 80], [6, 11, 21, 40, 80]],
         ),
         "equally fast at one size": (
@@ -64,6 +64,11 @@ def _measured_times() -> Cases:
             [[90, 80, 70, 60, 50, 40, 30, 20, 10], [91, 80, 70, 60, 50, 41, 30, 20, 11]],
             [[9, 8, 7, 6, 5, 4, 3, 2, 1], [9, 8, 7, 6, 6, 5, 4, 3, 2]],
         ),
+        "equally fast at the largest size": (
+            [13, 27, 54, 99, 180, 333, 700, 1400, 3000, 6000],
+            [[1, 2, 3, 5, 9, 17, 40, 90, 180, 400]],
+            [[2, 4, 6, 9, 16, 30, 60, 120, 220, 400]],
+        ),
         "one size": ([77], [[2]] * 5, [[3]] * 5),
     }
     return {
@@ -86,9 +91,9 @@ def crossing_by(
     """The crossing, with switches for what goes wrong.
 
     Args:
-        tokens: (K,).
-        dense: (R, K).
-        deformable: (R, K).
+        tokens: (n,).
+        dense: (R, n).
+        deformable: (R, n).
         best: What becomes of the rounds.
         ordered: Sort by size first.
         log_tokens: Interpolate the logarithms of the sizes.
@@ -157,10 +162,10 @@ crossing = Exercise(
 cost_causes = Choice(
     "cost_causes",
     solution={
-        "the time of dense attention has the slope 2": "pairs",
+        "the time of dense attention grows towards slope 2": "pairs",
         "the memory of fused dense attention has the slope 1": "tiles",
-        "grid_sample keeps five times as much as the kernel": "samples",
-        "dense attention is faster on the smallest map": "reads",
+        "grid_sample keeps four times as much as the kernel": "samples",
+        "with equally many multiplications, sampling takes longer": "reads",
     },
     words={
         "pairs": "every token is compared with every token",
@@ -170,16 +175,16 @@ cost_causes = Choice(
         "layers": "both kinds have four linear layers",
     },
     against={
-        ("the time of dense attention has the slope 2", "tiles"): (
+        ("the time of dense attention grows towards slope 2", "tiles"): (
             "tiles change what is stored; the dashed curve, without tiles, is as steep"
         ),
-        ("the time of dense attention has the slope 2", "samples"): (
+        ("the time of dense attention grows towards slope 2", "samples"): (
             "dense attention samples nothing"
         ),
-        ("the time of dense attention has the slope 2", "reads"): (
+        ("the time of dense attention grows towards slope 2", "reads"): (
             "this would make the curve higher, but not steeper: look at grid_sample's"
         ),
-        ("the time of dense attention has the slope 2", "layers"): (
+        ("the time of dense attention grows towards slope 2", "layers"): (
             "a linear layer takes each token by itself, which gives the slope 1"
         ),
         ("the memory of fused dense attention has the slope 1", "pairs"): (
@@ -194,29 +199,29 @@ cost_causes = Choice(
         ("the memory of fused dense attention has the slope 1", "layers"): (
             "the dashed curve has the same layers, and it is steeper"
         ),
-        ("grid_sample keeps five times as much as the kernel", "pairs"): (
+        ("grid_sample keeps four times as much as the kernel", "pairs"): (
             "both read the same 128 points for each token"
         ),
-        ("grid_sample keeps five times as much as the kernel", "tiles"): (
+        ("grid_sample keeps four times as much as the kernel", "tiles"): (
             "that is what dense attention does in its fused form"
         ),
-        ("grid_sample keeps five times as much as the kernel", "reads"): (
+        ("grid_sample keeps four times as much as the kernel", "reads"): (
             "both read at computed addresses; the question is what stays in memory afterwards"
         ),
-        ("grid_sample keeps five times as much as the kernel", "layers"): (
+        ("grid_sample keeps four times as much as the kernel", "layers"): (
             "both have the same four layers"
         ),
-        ("dense attention is faster on the smallest map", "pairs"): (
-            "it has more pairs than deformable attention has points there: 33 keys against 16"
+        ("with equally many multiplications, sampling takes longer", "pairs"): (
+            "dense attention has twice as many of them there, with 33 keys, and is faster"
         ),
-        ("dense attention is faster on the smallest map", "tiles"): (
-            "the dashed curve, without tiles, is below deformable attention there as well"
+        ("with equally many multiplications, sampling takes longer", "tiles"): (
+            "on so small a map, dense attention without tiles is about as fast as with them"
         ),
-        ("dense attention is faster on the smallest map", "samples"): (
-            "nothing is kept in a forward pass without gradients, and only that was timed"
+        ("with equally many multiplications, sampling takes longer", "samples"): (
+            "nothing is kept in a forward pass without gradients, and that is what was timed"
         ),
-        ("dense attention is faster on the smallest map", "layers"): (
-            "both have them, so they cannot make the difference"
+        ("with equally many multiplications, sampling takes longer", "layers"): (
+            "the two operations were timed without any layers around them"
         ),
     },
 )

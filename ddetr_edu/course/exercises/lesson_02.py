@@ -189,6 +189,12 @@ covering_token = Exercise(
         "the token": covering_token_by(lambda i, n, tokens: int(i / n * tokens)),
         "the pixel was divided by the stride; a level whose size was rounded up has pixels that "
         "are a little smaller": covering_token_by(lambda i, n, tokens: i // -(-n // tokens)),
+        "the pixel was divided by 8, 16, 32, ...; how many tokens a level has is given, and need not "
+        "start at stride 8": lambda r, c, size, shapes, level: (
+            sum(h * w for h, w in shapes[:level])
+            + r // (8 << level) * shapes[level][1]
+            + c // (8 << level)
+        ),
         "the position was rounded to the nearest whole number; round down, as token 0 covers all "
         "from 0 to 1": covering_token_by(lambda i, n, tokens: round((i + 0.5) / n * tokens)),
         "the fraction was multiplied by the size minus 1 (align_corners)": covering_token_by(

@@ -102,6 +102,13 @@ def _shifted_by_half(boxes: Tensor, target: str, size: Tensor) -> Tensor:
     return boxes - boxes.new_tensor(positions) / 2
 
 
+def convert_scaled(boxes, source, target, old_size, new_size):
+    """The wrong conversion that scales fractions as if they were pixels."""
+    right = my_convert_boxes(boxes, source, target, old_size, new_size)
+    scale = right.new_tensor(new_size[::-1]) / right.new_tensor(old_size[::-1])
+    return right * scale.repeat(2) if target == "cxcywh" else right
+
+
 convert_boxes = Exercise(
     my_convert_boxes,
     _boxes_to_convert,
@@ -146,6 +153,7 @@ convert_boxes = Exercise(
         "cxcywh is not normalised: divide it by (W, H, W, H)": convert_before(
             lambda b, t, size: b * size.repeat(2) if t == "cxcywh" else b
         ),
+        "fractions were scaled to the new image; a fraction stays what it is": convert_scaled,
         "where cxcywh is wanted, height comes before width": convert_before(
             lambda b, t, size: b[:, [0, 1, 3, 2]] if t == "cxcywh" else b
         ),

@@ -112,8 +112,8 @@ def sample_pixels(
         feature_map: (H, W, D).
         column: In pixels, a whole number at a pixel centre; autograd follows a tensor.
         row: Likewise.
-        border: What is sampled beyond the border: "zeros", "repeat" (the outermost pixel) or "wrap"
-            (the opposite side).
+        border: What is sampled beyond the border: "zeros", "repeat" (the outermost pixel), "wrap"
+            (the opposite side), or "cut" (the whole value is 0 as soon as a corner is missing).
         ceil: Take ceil(column) instead of floor(column) + 1 for the far corner.
         floor: What finds the near corner.
 
@@ -125,6 +125,8 @@ def sample_pixels(
     left, top = floor(across), floor(down)
     right, bottom = (math.ceil(across), math.ceil(down)) if ceil else (left + 1, top + 1)
     value = 0.0 * feature_map[0, 0]
+    if border == "cut" and not (0 <= left <= right < width and 0 <= top <= bottom < height):
+        return value
     for r, weight_y in ((top, bottom - row), (bottom, row - top)):
         for c, weight_x in ((left, right - column), (right, column - left)):
             if border == "repeat":
@@ -306,6 +308,11 @@ bilinear_sample = Exercise(
         ),
         "locations outside [0, 1] were given 0; a pixel may still be in reach": bilinear_sample_by(
             lambda f, x, y, h, w: sample_only_inside(f, x, y)
+        ),
+        "the value is 0 as soon as one corner is missing; the others still count": (
+            bilinear_sample_by(
+                lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="cut")
+            )
         ),
         "int() rounds towards zero; left of the first centre you need floor": bilinear_sample_by(
             lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, floor=int)

@@ -1,6 +1,6 @@
 """The exercises of lesson 04: how far a head reaches, the initial offsets, sampling locations.
 
-Those about broken sampling locations are in `lesson_04_faults`.
+The one about broken sampling locations is in `lesson_04_faults`.
 """
 
 import math
@@ -147,23 +147,6 @@ def without_box_size(reference_points: Tensor, offsets: Tensor, shapes: list) ->
     return sampling_locations_with()(reference_points[..., :2], offsets, shapes)
 
 
-def from_box_corner(reference_points: Tensor, offsets: Tensor, shapes: list) -> Tensor:
-    """Sampling locations that start at the upper left corner of a box instead of its centre.
-
-    Args:
-        reference_points: (N, Lq, L, 2 or 4).
-        offsets: (N, Lq, M, L, P, 2).
-        shapes: (H, W) of each level.
-
-    Returns:
-        (N, Lq, M, L, P, 2).
-    """
-    locations = sampling_locations_with()(reference_points, offsets, shapes)
-    if reference_points.shape[-1] == 4:
-        return locations - reference_points[:, :, None, :, None, 2:] / 2
-    return locations
-
-
 def _offsets_and_strides() -> Cases:
     sizes = {  # (M, L, P), and the strides
         "the star of the paper's model": ((8, 4, 6), [8, 16, 32, 64]),
@@ -248,6 +231,12 @@ initial_offsets = Exercise(
         "the last head repeats the first: M heads share a full turn, 2 pi / M apart": (
             lambda m, l, p: star(m, l, p, closed=True)
         ),
+        "the heads share half a turn; they share a full one, 2 pi / M apart": (
+            lambda m, l, p: star(2 * m, l, p)[:m]
+        ),
+        "the steps were divided by P; that is done around a box, and not here": (
+            lambda m, l, p: star(m, l, p) / p
+        ),
         "y points up; in an image it points down": (
             lambda m, l, p: star(m, l, p) * torch.tensor([1, -1])
         ),
@@ -315,6 +304,9 @@ sampling_locations = Exercise(
         "every level was divided by the size of the first": lambda r, o, shapes: (
             my_sampling_locations(r, o, [shapes[0]] * len(shapes))
         ),
+        "the reference of level 0 was used on every level; each level has its own": (
+            lambda r, o, shapes: my_sampling_locations(r[:, :, :1].expand_as(r), o, shapes)
+        ),
         "the offset was subtracted": lambda r, o, shapes: my_sampling_locations(r, -o, shapes),
         "the locations were clamped to [0, 1]; they may leave the image": lambda r, o, shapes: (
             my_sampling_locations(r, o, shapes).clamp(0, 1)
@@ -329,13 +321,20 @@ sampling_locations = Exercise(
         "the offsets around a box were not divided by the number of points": (
             sampling_locations_with(around_box=lambda o, size: o * size / 2)
         ),
+        "around a box, point p was divided by p + 1; all are divided by P, the number of points": (
+            sampling_locations_with(
+                around_box=lambda o, size: o / torch.arange(1, o.shape[-2] + 1)[:, None] * size / 2
+            )
+        ),
         "around a box, the number of points and the half are both missing": (
             sampling_locations_with(around_box=lambda o, size: o * size)
         ),
         "a box's width and height are swapped": sampling_locations_with(
             around_box=lambda o, size: box_step(o, size.flip(-1))
         ),
-        "a box's corner was taken for its centre: a reference is (cx, cy, w, h)": from_box_corner,
+        "a box's corner was taken for its centre: a reference is (cx, cy, w, h)": (
+            sampling_locations_with(around_box=lambda o, size: box_step(o, size) - size / 2)
+        ),
     },
     library=(attention.sampling_locations,),
 )

@@ -1,6 +1,6 @@
-"""The exercises of lesson 04 about broken sampling locations: name the fault, and mend one.
+"""The exercise of lesson 04 about broken sampling locations: name the fault of each version.
 
-Whoever is about to do them should not read on: the versions and their faults are named below.
+Whoever is about to do it should not read on: the versions and their faults are named below.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ddetr_edu.course.choice import Choice
-from ddetr_edu.course.exercise import Cases, Exercise
 from ddetr_edu.course.exercises.lesson_04 import box_step, sampling_locations_with, without_box_size
 
 right_locations = sampling_locations_with()
@@ -67,6 +66,46 @@ def all_dx_first(offsets: Tensor) -> Tensor:
     return offsets.flatten(-2).unflatten(-1, (2, -1)).transpose(-1, -2)
 
 
+def first_reference(reference_points: Tensor, offsets: Tensor, shapes: list) -> Tensor:
+    """Sampling locations that use the reference of level 0 on every level.
+
+    Args:
+        reference_points: (N, Lq, L, 2 or 4).
+        offsets: (N, Lq, M, L, P, 2).
+        shapes: (H, W) of each level.
+
+    Returns:
+        (N, Lq, M, L, P, 2).
+    """
+    return right_locations(reference_points[:, :, :1].expand_as(reference_points), offsets, shapes)
+
+
+def first_image(reference_points: Tensor, offsets: Tensor, shapes: list) -> Tensor:
+    """Sampling locations that use the references of image 0 in every image.
+
+    Args:
+        reference_points: (N, Lq, L, 2 or 4).
+        offsets: (N, Lq, M, L, P, 2).
+        shapes: (H, W) of each level.
+
+    Returns:
+        (N, Lq, M, L, P, 2).
+    """
+    return right_locations(reference_points[:1].expand_as(reference_points), offsets, shapes)
+
+
+def box_steps_over(divisor: Callable) -> Callable:
+    """Sampling locations whose offsets around a box are divided by something else than P.
+
+    Args:
+        divisor: A function offsets (N, Lq, M, L, P, 2) -> a number.
+
+    Returns:
+        A function (reference points, offsets, shapes) -> locations.
+    """
+    return sampling_locations_with(around_box=lambda o, size: o / divisor(o) * size / 2)
+
+
 FAULTS = {
     "minus": Fault(
         "the offset is subtracted from the reference point",
@@ -104,7 +143,7 @@ FAULTS = {
         half_a_pixel_less,
     ),
     "layout": Fault(
-        "the layer's numbers are read as first all dx, then all dy, instead of pairs",
+        "the numbers are read as all dx, then all dy, instead of pairs",
         "points of one stroke would no longer lie in a row",
         lambda r, o, shapes: right_locations(r, all_dx_first(o), shapes),
     ),
@@ -121,32 +160,53 @@ FAULTS = {
     "no P": Fault(
         "an offset counts half box sides, not divided by P",
         "each F would be three times as large as it should be, on both levels",
-        sampling_locations_with(around_box=lambda o, size: o * size / 2),
+        box_steps_over(lambda o: 1),
     ),
     "w and h": Fault(
         "width and height of the box are swapped",
         "each F would be too large in one direction and too small in the other, on both levels",
         sampling_locations_with(around_box=lambda o, size: box_step(o, size.flip(-1))),
     ),
+    "M for P": Fault(
+        "around a box, the offset is divided by the number of heads",
+        "every ring would be filled, and only with more heads than points would an F be too small",
+        box_steps_over(lambda o: o.shape[-4]),
+    ),
+    "always 3": Fault(
+        "around a box, the offset is divided by 3, whatever P is",
+        "every ring would be filled, and with four heads of four points an F would be too large",
+        box_steps_over(lambda o: 3),
+    ),
+    "first reference": Fault(
+        "the reference of level 0 is used on every level",
+        "every ring would be filled, until the references differed from level to level",
+        first_reference,
+    ),
+    "first image": Fault(
+        "the references of the first image are used in every image of the batch",
+        "every ring would be filled, and only in a second image would the points be wrong",
+        first_image,
+    ),
 }
 VERSIONS = {
     "version 1": "H and W",
-    "version 2": "first size",
-    "version 3": "layout",
-    "version 4": "clamp",
-    "version 5": "half a pixel",
+    "version 2": "layout",
+    "version 3": "clamp",
+    "version 4": "half a pixel",
+    "version 5": "first reference",
     "version 6": "no P",
-    "version 7": "box ignored",
+    "version 7": "M for P",
 }
-BOX_FAULTS = ("box ignored", "no half", "no P", "w and h")
+BOX_FAULTS = ("box ignored", "no half", "no P", "w and h", "M for P", "always 3")
+HIDDEN = ("M for P", "always 3", "first reference", "first image")  # by the inputs of the figures
 SEEN = {
     "version 1": "here both levels differ from the rings in the same way: compare width and height",
-    "version 2": "here the two levels differ from each other",
-    "version 3": "look at one colour at a time: where are its three points?",
-    "version 4": "here nearly all points are in their rings; look at those that are not",
-    "version 5": "here each F has its shape: look at where it stands in the grid",
+    "version 2": "look at one colour at a time: where are its three points?",
+    "version 3": "here nearly all points are in their rings; look at those that are not",
+    "version 4": "here each F has its shape: look at where it stands in the grid",
+    "version 5": "here every ring is filled: which inputs of the figure are equal and need not be?",
     "version 6": "here both levels are alike: compare the lengths of the strokes with the rings",
-    "version 7": "here the two levels differ, though a box has the same size on both",
+    "version 7": "here every ring is filled: which sizes in the figure are equal by chance?",
 }
 
 
@@ -168,9 +228,11 @@ def broken_locations(
 
 
 def _against(version: str, word: str) -> str:
-    """What in the figures speaks against a word."""
+    """What in the figures speaks against a word, or which experiment does."""
     if word in BOX_FAULTS and VERSIONS[version] not in BOX_FAULTS:
         return "the references of this version are points, and there is no box"
+    if word in HIDDEN and VERSIONS[version] in HIDDEN:
+        return f"{FAULTS[word].shows}; try this version with such inputs, and you will see"
     return f"{FAULTS[word].shows}; {SEEN[version]}"
 
 
@@ -183,92 +245,5 @@ location_faults = Choice(
         for version in VERSIONS
         for word in FAULTS
         if word != VERSIONS[version]
-    },
-)
-
-
-def my_mend_locations(locations, reference_points, spatial_shapes):
-    """locations (N,Lq,M,L,P,2) of version 1, references (N,Lq,L,2), shapes -> right locations"""
-    mended = torch.zeros_like(locations)
-    for level, (height, width) in enumerate(spatial_shapes):
-        reference = reference_points[:, :, None, level, None]
-        step = locations[:, :, :, level] - reference
-        mended[:, :, :, level] = reference + step * torch.tensor([height / width, width / height])
-    return mended
-
-
-def mend_with(mend_step: Callable) -> Callable:
-    """A mending of sampling locations by a rule for their steps.
-
-    Args:
-        mend_step: A function (steps of one level, height, width) -> steps.
-
-    Returns:
-        A function (locations, reference points, shapes) -> locations.
-    """
-
-    def mend(locations, reference_points, shapes):
-        reference = reference_points[:, :, None, :, None]
-        steps = (locations - reference).unbind(3)
-        mended = [mend_step(step, *shape) for step, shape in zip(steps, shapes, strict=True)]
-        return reference + torch.stack(mended, dim=3)
-
-    return mend
-
-
-def _ratios(height: int, width: int) -> Tensor:
-    return torch.tensor([height / width, width / height])
-
-
-def _broken() -> Cases:
-    sizes = {  # (N, Lq, M, L, P), one (H, W) for each level, and how far the offsets spread
-        "one level, twice as wide as tall": ((1, 2, 4, 1, 3), [(5, 10)], 1.0),
-        "three levels": ((2, 4, 5, 3, 7), [(11, 13), (5, 7), (2, 3)], 1.0),
-        "two levels, taller than wide": ((3, 5, 7, 2, 4), [(17, 6), (9, 4)], 1.0),
-        "a square level": ((5, 3, 2, 1, 6), [(7, 7)], 1.0),
-        "levels of different proportions": ((4, 6, 1, 3, 2), [(9, 5), (4, 3), (2, 8)], 1.0),
-        "one point, levels of one row": ((2, 7, 3, 4, 1), [(1, 9), (1, 5), (1, 3), (1, 2)], 1.0),
-        "locations outside the image": ((7, 1, 6, 2, 5), [(3, 10), (2, 5)], 20.0),
-        "offsets of zero": ((6, 3, 8, 2, 4), [(4, 13), (6, 5)], 0.0),
-    }
-    generator = torch.Generator().manual_seed(0)
-    cases: Cases = {}
-    for name, ((n, lq, m, l, p), shapes, spread) in sizes.items():
-        references = torch.rand(n, lq, l, 2, generator=generator, dtype=torch.float64)
-        offsets = torch.randn(n, lq, m, l, p, 2, generator=generator, dtype=torch.float64)
-        broken = broken_locations("version 1", references, spread * offsets, shapes)
-        cases[name] = broken, references, shapes
-    return cases
-
-
-mend_locations = Exercise(
-    my_mend_locations,
-    _broken,
-    {
-        "nothing was mended": lambda x, r, shapes: x.clone(),
-        "the factors of x and y are the wrong way round": mend_with(
-            lambda step, h, w: step / _ratios(h, w)
-        ),
-        "the whole location was scaled; only its step from the reference is wrong": (
-            lambda x, r, shapes: x * torch.stack([_ratios(*shape) for shape in shapes])[:, None]
-        ),
-        "only x was mended": mend_with(
-            lambda step, h, w: step * torch.stack([_ratios(h, w)[0], torch.tensor(1.0)])
-        ),
-        "only y was mended": mend_with(
-            lambda step, h, w: step * torch.stack([torch.tensor(1.0), _ratios(h, w)[1]])
-        ),
-        "the factors of the first level were used on all levels": lambda x, r, shapes: (
-            my_mend_locations(x, r, [shapes[0]] * len(shapes))
-        ),
-        "x and y were exchanged; it is their lengths that are wrong": mend_with(
-            lambda step, h, w: step.flip(-1)
-        ),
-        "the reference was not added again": lambda x, r, shapes: (
-            my_mend_locations(x, r, shapes) - r[:, :, None, :, None]
-        ),
-        "the mended locations were clamped to [0, 1]; they may leave the image": (
-            lambda x, r, shapes: my_mend_locations(x, r, shapes).clamp(0, 1)
-        ),
     },
 )

@@ -225,7 +225,7 @@ naive_attention = Exercise(
 def my_grid_sample_attention(value, spatial_shapes, locations, weights):
     """value (N,S,M,D), [(H,W),...], locations (N,Lq,M,L,P,2), weights (N,Lq,M,L,P) -> (N,Lq,M*D)"""
     n_images, _, n_heads, _ = value.shape
-    output, start = 0, 0
+    start, per_level = 0, []
     for level, (height, width) in enumerate(spatial_shapes):
         tokens = value[:, start : start + height * width]  # (N, H*W, M, D)
         start += height * width
@@ -233,8 +233,9 @@ def my_grid_sample_attention(value, spatial_shapes, locations, weights):
         grid = locations[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (N*M, Lq, P, 2)
         samples = F.grid_sample(maps, 2 * grid - 1, align_corners=False)  # (N*M, D, Lq, P)
         weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (N*M, Lq, P)
-        output = output + (samples * weight[:, None]).sum(-1)  # (N*M, D, Lq)
-    return output.unflatten(0, (n_images, n_heads)).permute(0, 3, 1, 2).flatten(2)
+        per_level.append((samples * weight[:, None]).sum(-1))  # (N*M, D, Lq)
+    heads = torch.stack(per_level).sum(0).unflatten(0, (n_images, n_heads))  # (N, M, D, Lq)
+    return heads.permute(0, 3, 1, 2).flatten(2)
 
 
 def _many_points() -> Cases:

@@ -1,0 +1,62 @@
+"""Several sets of sampling points over the same image, side by side."""
+
+import numpy as np
+
+from ddetr_edu.viz.style import (
+    WEIGHT_MAP,
+    NotebookFigure,
+    as_array,
+    as_image_array,
+    faded,
+    panel_grid,
+    show_image,
+)
+
+
+def plot_point_panels(
+    image, reference_point, points: dict[str, tuple]
+) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
+    """Draw the sampling points of one query as several attentions place them, a panel for each.
+
+    The cross is the reference point. A dot is the larger and the brighter, the more it counts; all
+    heads and levels are in one panel.
+
+    Convention: locations are (x, y), fractions of the image, x to the right and y down.
+
+    Args:
+        image: PIL image, (3, H, W) tensor or (H, W, 3) array.
+        reference_point: (2,) (x, y) or (4,) (cx, cy, w, h), as fractions of the image.
+        points: {title: (locations (M, L, P, 2), weights (M, L, P))}.
+
+    Returns:
+        The figure, and {title: locations (M*L*P, 2) in pixels of the image}.
+    """
+    pixels = as_image_array(image)
+    height, width = pixels.shape[:2]
+    scale = np.array([width, height])
+    figure, panels = panel_grid(
+        len(points), height / width, width=1.55, columns=5, colour_bar=0.2, margin=0.1
+    )
+    largest = max(float(as_array(weights).max()) for _, weights in points.values())
+    drawn = {}
+    for axis, (title, (locations, weights)) in zip(panels, points.items(), strict=True):
+        here, weight = as_array(locations).reshape(-1, 2) * scale, as_array(weights).reshape(-1)
+        order = np.argsort(weight)  # heavy points on top
+        show_image(axis, faded(pixels))
+        axis.scatter(
+            *here[order].T,
+            s=8 + 60 * weight[order] / largest,
+            c=weight[order],
+            cmap=WEIGHT_MAP,
+            vmin=0,
+            vmax=largest,
+            edgecolors="black",
+            linewidths=0.5,
+            zorder=3,
+        )
+        x, y = as_array(reference_point)[:2] * scale
+        axis.plot(x, y, "+", ms=16, mew=4, color="white", zorder=4)
+        axis.plot(x, y, "+", ms=15, mew=1.8, color="black", zorder=5)
+        axis.set_title(title, fontsize=10)
+        drawn[title] = here
+    return figure, drawn
