@@ -41,10 +41,11 @@ def plot_covering_tokens(
     figure = NotebookFigure(7.4, 5.0 * size[0] / size[1] + 0.2)
     axis = figure.subplots()
     show_image(axis, faded(pixels))
-    for level, (box, (token_row, token_column)) in enumerate(zip(boxes, tokens, strict=True)):
-        colour = COLOURS[level % len(COLOURS)]
+    colours = [COLOURS[level % len(COLOURS)] for level in range(len(shapes))]
+    for box, colour in zip(boxes[::-1], colours[::-1], strict=True):  # small ones above large ones
         draw_box(axis, box, colour, lw=1.6)
-        label = f"level {level}: token ({token_row}, {token_column})"
+    for level, (box, token, colour) in enumerate(zip(boxes, tokens, colours, strict=True)):
+        label = f"level {level}: token ({token[0]}, {token[1]})"
         centre = (box[:2] + box[2:]) / 2
         axis.plot(*centre, "o", color=colour, mec="white", mew=0.6, ms=5, label=label, zorder=5)
     axis.plot(column + 0.5, row + 0.5, "x", color="red", ms=5, mew=1.4, zorder=6, label="the pixel")

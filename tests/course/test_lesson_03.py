@@ -189,3 +189,23 @@ def test_the_star_starts_on_pixel_centres_of_the_querys_own_level():
         at_centre = ((pixels - pixels.round()).abs() < 1e-3).all(-1)
         assert at_centre[own].all()
         assert not at_centre[: own.start].any() and not at_centre[own.stop :].any()
+
+
+def test_rounding_moves_some_pixel_centres_to_the_left():
+    centres = torch.arange(150)
+    x = (centres + 0.5) / 150
+    left = x * 150 - 0.5 < centres
+    left_by_torch = ((2 * x - 1 + 1) * 150 - 1) / 2 < centres  # the order of grid_sample's steps
+    assert left.sum() == 8
+    assert left_by_torch.any() and not torch.equal(left, left_by_torch)
+
+
+def test_a_value_cut_off_with_the_first_missing_corner_is_named():
+    def cut(feature_map, x, y):
+        height, width, channels = feature_map.shape
+        column, row = x * width - 0.5, y * height - 0.5
+        if 0 <= column < width - 1 and 0 <= row < height - 1:
+            return bilinear_sample(feature_map, x, y)
+        return torch.zeros(channels)
+
+    assert "as soon as one corner is missing" in checks.bilinear_sample.check(cut).message

@@ -28,7 +28,7 @@ def test_what_is_read_between_pixels_is_what_bilinear_sampling_reads():
         x, y = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
         return bilinear_sample(stored[..., None], x, y)
 
-    _, drawn = plot_between_pixels(stored, read, steps=4)
+    figure, drawn = plot_between_pixels(stored, read, [(0.5, 0.75)], steps=4)
     between = drawn["read"]
     assert between.shape == (12, 16)
     # Samples are a quarter of a pixel apart, starting half a pixel before the map.
@@ -37,6 +37,9 @@ def test_what_is_read_between_pixels_is_what_bilinear_sampling_reads():
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).double() * 2 - 1
     expected = F.grid_sample(stored[None, None], grid[None], align_corners=False)[0, 0]
     np.testing.assert_allclose(between, expected, atol=1e-6)
+    # The axes count from pixel centre to pixel centre: here the point is at pixel (1, 1).
+    for axis in figure.axes[:2]:
+        np.testing.assert_array_equal(axis.lines[-1].get_xydata(), [[1, 1]])
 
 
 def test_weights_are_laid_out_head_by_head():

@@ -189,7 +189,7 @@ covering_token = Exercise(
         "the token": covering_token_by(lambda i, n, tokens: int(i / n * tokens)),
         "the pixel was divided by the stride; a level whose size was rounded up has pixels that "
         "are a little smaller": covering_token_by(lambda i, n, tokens: i // -(-n // tokens)),
-        "the pixel was divided by 8, 16, 32, ...; how many tokens a level has is given, and need not "
+        "the pixel was divided by 8, 16, 32, ...; use the given sizes, as the levels need not "
         "start at stride 8": lambda r, c, size, shapes, level: (
             sum(h * w for h, w in shapes[:level])
             + r // (8 << level) * shapes[level][1]
