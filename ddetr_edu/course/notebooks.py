@@ -32,7 +32,30 @@ def tidy(notebook: dict) -> dict:
     metadata = {k: v for k, v in notebook["metadata"].items() if k in KEPT_METADATA}
     metadata["language_info"] = {"name": "python"}  # its version is this machine's, not ours
     cells = [{**cell, "metadata": {}} for cell in notebook["cells"]]
+    for cell in cells:
+        if "outputs" in cell:
+            cell["outputs"] = join_printed(cell["outputs"])
     return {**notebook, "cells": cells, "metadata": metadata}
+
+
+def join_printed(outputs: list[dict]) -> list[dict]:
+    """Join what a cell printed in several pieces, as it does on a busy machine.
+
+    Args:
+        outputs: Of one cell; they are not changed.
+
+    Returns:
+        The outputs, with no two pieces of the same stream in a row.
+    """
+    joined: list[dict] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            text = "".join([*last["text"], *output["text"]])  # lists of lines in JSON, or a string
+            joined[-1] = {**last, "text": text.splitlines(keepends=True)}
+        else:
+            joined.append(output)
+    return joined
 
 
 def learners_cells(cells: list[dict]) -> list[dict]:

@@ -14,7 +14,7 @@ from ddetr_edu.viz.style import (
 
 
 def plot_point_panels(
-    image, reference_point, points: dict[str, tuple]
+    image, reference_point, points: dict[str, tuple], reach: float | None = None
 ) -> tuple[NotebookFigure, dict[str, np.ndarray]]:
     """Draw the sampling points of one query as several attentions place them, a panel for each.
 
@@ -27,6 +27,8 @@ def plot_point_panels(
         image: PIL image, (3, H, W) tensor or (H, W, 3) array.
         reference_point: (2,) (x, y) or (4,) (cx, cy, w, h), as fractions of the image.
         points: {title: (locations (M, L, P, 2), weights (M, L, P))}.
+        reach: Show only what is at most so many pixels of the image left, right, above and below
+            the reference point; without it, the whole image.
 
     Returns:
         The figure, and {title: locations (M*L*P, 2) in pixels of the image}.
@@ -35,8 +37,14 @@ def plot_point_panels(
     height, width = pixels.shape[:2]
     scale = np.array([width, height])
     figure, panels = panel_grid(
-        len(points), height / width, width=1.55, columns=5, colour_bar=0.2, margin=0.1
+        len(points),
+        1 if reach else height / width,
+        width=2.4,
+        columns=3,
+        colour_bar=0.2,
+        margin=0.1,
     )
+    x, y = as_array(reference_point)[:2] * scale
     largest = max(float(as_array(weights).max()) for _, weights in points.values())
     drawn = {}
     for axis, (title, (locations, weights)) in zip(panels, points.items(), strict=True):
@@ -54,9 +62,10 @@ def plot_point_panels(
             linewidths=0.5,
             zorder=3,
         )
-        x, y = as_array(reference_point)[:2] * scale
         axis.plot(x, y, "+", ms=16, mew=4, color="white", zorder=4)
         axis.plot(x, y, "+", ms=15, mew=1.8, color="black", zorder=5)
+        if reach:
+            axis.set(xlim=(x - reach, x + reach), ylim=(y + reach, y - reach))
         axis.set_title(title, fontsize=10)
         drawn[title] = here
     return figure, drawn

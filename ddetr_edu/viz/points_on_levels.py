@@ -34,7 +34,7 @@ def plot_points_on_levels(
         spatial_shapes: (H, W) of each level.
         intended: (Lq, M, L, P, 2), drawn as rings if given.
         title: Of the figure.
-        image: (H, W, 3) or a PIL image, drawn faintly under the grid of each level if given.
+        image: (H, W, 3) uint8 or a PIL image, drawn faintly under the grid of each level if given.
 
     Returns:
         The figure, and for each set its points on each level, (Lq, M, P, 2), in pixels of the level
@@ -74,7 +74,8 @@ def plot_points_on_levels(
             axis = panels[row * n_levels + level]
             if image is not None:
                 extent = (0, size[0], size[1], 0)
-                axis.imshow(np.asarray(image), extent=extent, alpha=0.5, zorder=-1)
+                faint = 255 - (255 - np.asarray(image)) // 2  # pale on a dark page, too
+                axis.imshow(faint, extent=extent, zorder=-1)
             _draw_grid(axis, size, low, high)
             _draw_references(axis, references, size)
             if rings is not None:

@@ -85,7 +85,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         for strides in ((16, 8, 32, 64), (8, 32, 16, 64), (8, 16, 64, 32))
     },
     "crossing": {
-        "lead = (deformable / dense).log2()": "the share is a quotient of two logarithms of one base",
+        "lead = (deformable / dense).log2()": "a quotient of logarithms has no base",
         "if k + 1 >= len(tokens):": "k + 1 is never greater",
         **{
             line.format(name): "all have one number for each size"

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from ddetr_edu.course.notebooks import STUB, learners_cells
+from ddetr_edu.course.notebooks import STUB, join_printed, learners_cells
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = """
@@ -67,6 +67,18 @@ def test_learners_cells():
     with_own_cell = lesson(first, second, "", "")
     with_own_cell.cells.insert(2, own := new_code_cell("1 / 0"))
     assert ids(with_own_cell) == [own.id]
+
+
+def test_what_was_printed_in_pieces_is_joined():
+    def printed(*lines: str, name: str = "stdout") -> dict:
+        return {"output_type": "stream", "name": name, "text": list(lines)}
+
+    figure = {"output_type": "display_data", "data": {}, "metadata": {}}
+    outputs = [printed("a\n", "b"), printed("c\n"), printed("d\n", name="stderr"), figure]
+    joined = [printed("a\n", "bc\n"), printed("d\n", name="stderr"), figure]
+    assert join_printed([*outputs, printed("e\n")]) == [*joined, printed("e\n")]
+    assert join_printed(joined) == joined
+    assert len(outputs[0]["text"]) == 2
 
 
 def test_guesses_and_choices_are_the_learners_too():

@@ -3,7 +3,9 @@
 import itertools
 import math
 import time
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from ddetr_edu.analysis.attention_cost import (
 )
 from ddetr_edu.course import checks, solutions
 
+LESSON = Path(__file__).parents[2] / "lessons/01_why_a_few_points.ipynb"
 NAMES = ["dense, stored", "dense, fused", "deformable, grid_sample", "deformable, kernel"]
 
 
@@ -120,6 +123,15 @@ def test_dense_attention_keeps_its_weights_unless_it_is_fused():
     for name in implementations()[1:]:
         per_token = [kept_bytes(name, *size) / n_tokens(*size) for size in sizes]
         assert per_token == pytest.approx([per_token[-1]] * 3, rel=0.01), name
+
+
+def test_without_a_compiler_the_cells_that_are_compared_print_the_same():
+    notebook = nbformat.read(LESSON, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and not cell.source.startswith("# NBVAL_IGNORE_OUTPUT"):
+            assert "implementations" not in cell.source, cell.id
+            assert "deformable, kernel" not in cell.source, cell.id
+            assert not any("kernel" in output.get("text", "") for output in cell.outputs), cell.id
 
 
 def test_a_kernel_keeps_less_than_grid_sample():

@@ -314,6 +314,19 @@ def test_half_a_pixel_makes_the_shipped_detector_useless():
     assert share_found(detector, scenes) == as_trained
 
 
+def test_the_errors_of_the_layers_add_up():
+    detector = dd.load(shipped_checkpoint())
+    scenes = [draw_scene(TEST_SEED, index) for index in range(4)]
+    model = detector.model
+    readings = len(model.encoder.layers) + len(model.decoder.layers)
+    assert readings == 5  # as many as the lesson's table takes turns
+    turn = itertools.cycle([0.5, 0, 0, 0, 0])
+    with read_elsewhere(lambda locations, sizes: locations + next(turn) / sizes):
+        first_layer_off = share_found(detector, scenes)
+    assert next(turn) == 0.5  # the images ended with a whole round
+    assert first_layer_off >= 0.5  # in all layers: at most 0.1, above
+
+
 def test_a_token_has_seen_the_left_part_of_what_it_covers():
     images = torch.randn(
         1, 3, 320, 384, generator=torch.Generator().manual_seed(0)

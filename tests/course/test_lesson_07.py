@@ -189,6 +189,17 @@ def test_what_is_taken_away_costs_what_the_lesson_says(detector):
     ):
         without_position = ap()
     assert as_trained - 0.1 < without_position < as_trained
+    with patch(
+        "ddetr_edu.models.deformable_detr.sine_position",
+        lambda *args, **kwargs: (
+            position.sine_position(*args, **kwargs)
+            .mean((2, 3), keepdim=True)
+            .expand(-1, -1, *args[0].shape[1:])
+        ),
+    ):
+        same_everywhere = ap()
+    assert without_position + 0.02 < same_everywhere  # the position is not what was missed
+    assert same_everywhere > as_trained - 0.03
     zero = torch.nn.Parameter(torch.zeros(3, 128))
     with patch.object(detector.model, "level_embedding", zero):
         without_level = ap()

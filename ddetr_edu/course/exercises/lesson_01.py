@@ -156,6 +156,12 @@ dense_attention = Exercise(
         "the scores were divided by the square root of S; D counts, the channels": lambda q, k, v: (
             attention_with(similarities(q, k) / k.shape[1] ** 0.5, v)
         ),
+        "the scores were divided by the square root of Lq; D counts, the channels": (
+            lambda q, k, v: attention_with(similarities(q, k) / q.shape[1] ** 0.5, v)
+        ),
+        "the values were averaged; the scores decide how much each counts": lambda q, k, v: (
+            attention_with(0 * similarities(q, k), v)
+        ),
         "the softmax runs over the queries; the weights of one query over all keys sum to 1": (
             lambda q, k, v: attention_with(similarities(q, k) / q.shape[2] ** 0.5, v, dim=1)
         ),

@@ -212,7 +212,7 @@ cost_causes = Choice(
             "both have the same four layers"
         ),
         ("with equally many multiplications, sampling takes longer", "pairs"): (
-            "dense attention has twice as many of them there, with 33 keys, and is faster"
+            "this is the work of dense attention, and dense attention is the faster one there"
         ),
         ("with equally many multiplications, sampling takes longer", "tiles"): (
             "on so small a map, dense attention without tiles is about as fast as with them"

@@ -18,14 +18,14 @@ N_QUERIES = 20
 
 WORDS = {
     "healthy": "no fault: the head reads what its query asks for",
-    "uniform": "its scores are all equal, whatever the query: it never learned to prefer a point",
+    "uniform": "its weights are all equal: it never learned to choose",
     "constant": "its offsets and weights are the same for every query",
-    "collapsed": "one point has all the weight, and for every query it is the same one",
-    "outside": "its points lie outside the image, where only zeros are read",
-    "dead": "it reads, but its output is nothing: its values or its projection are zero",
-    "no star": "its offsets began in one place, so the points of a level never came apart",
-    "one level": "all its weight is on one level, and it could do without the others",
-    "split levels": "each level has a softmax of its own, so levels do not compete",
+    "collapsed": "all weight is on one point, the same one for every query",
+    "outside": "it reads outside the image, where there are only zeros",
+    "dead": "it reads, but its values or its projection are zero",
+    "no star": "the points of a level began in one place and stayed together",
+    "one level": "all its weight is on one level, for every query",
+    "split levels": "each level has a softmax of its own",
     "unnormalised": "its weights do not sum to 1",
 }
 SHOWS = {  # what would be seen

@@ -217,6 +217,14 @@ naive_attention = Exercise(
         "all images read the tokens of the first": with_inputs(
             lambda value, *others: (value[:1].expand_as(value), *others)
         ),
+        "pixels were handed to bilinear_sample, which takes (x, y) from 0 to 1": with_inputs(
+            lambda value, shapes, locations, weights: (
+                value,
+                shapes,
+                locations * torch.tensor([(w, h) for h, w in shapes])[:, None] - 0.5,
+                weights,
+            )
+        ),
     },
     library=(ms_deform_attn_naive,),
 )

@@ -1,5 +1,6 @@
 """The exercises of lesson 07 about reference points: of a query, and of every token."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -68,7 +69,8 @@ def _references_of_queries() -> Cases:
         "many references": (17, [(21, 3), (11, 2), (6, 1)]),
     }
     generator = torch.Generator().manual_seed(0)
-    cases: Cases = {}
+    by_hand = torch.tensor([[5.5 / 16, 3.5 / 8]], dtype=torch.float64)
+    cases: Cases = {"the token that was done by hand": (by_hand, [(8, 16), (4, 8), (2, 4)])}
     for name, (count, shapes) in sizes.items():
         references = torch.rand(count, 2, generator=generator, dtype=torch.float64)
         if name.startswith("corners"):
@@ -211,6 +213,15 @@ encoder_reference_points = Exercise(
                 for shape in shapes
             ]
         ).repeat(1, len(shapes), 1),
+        "a centre was divided by the size of each level in turn; divide by that of its own level": (
+            lambda shapes: (
+                my_encoder_reference_points(shapes)
+                * torch.cat([sizes_of([shape]).repeat(math.prod(shape), 1) for shape in shapes])[
+                    :, None
+                ]
+                / sizes_of(shapes)
+            )
+        ),
         "the reference was moved to a pixel centre of each level; it is the same on all": (
             snap_to_pixels
         ),

@@ -18,19 +18,19 @@ def my_sine_position(padding_mask, n_channels, temperature):
     x = 2 * math.pi * (torch.arange(width) + 0.5) / image_width
     half = n_channels // 2
     embedding = torch.zeros(n_channels, height, width)
-    for k in range(n_channels // 4):
-        wavelength = temperature ** (4 * k / n_channels)
-        embedding[2 * k] = torch.sin(y / wavelength)[:, None]
-        embedding[2 * k + 1] = torch.cos(y / wavelength)[:, None]
-        embedding[half + 2 * k] = torch.sin(x / wavelength)
-        embedding[half + 2 * k + 1] = torch.cos(x / wavelength)
+    for f in range(n_channels // 4):
+        wavelength = temperature ** (4 * f / n_channels)
+        embedding[2 * f] = torch.sin(y / wavelength)[:, None]
+        embedding[2 * f + 1] = torch.cos(y / wavelength)[:, None]
+        embedding[half + 2 * f] = torch.sin(x / wavelength)
+        embedding[half + 2 * f + 1] = torch.cos(x / wavelength)
     return embedding * ~padding_mask
 
 
 def sines_by(
     count: Callable = lambda i, image, padded: (i + 0.5) / image,
     scale: float = 2 * math.pi,
-    exponent: Callable = lambda k, c: 4 * k / c,
+    exponent: Callable = lambda f, c: 4 * f / c,
     axes: str = "yx",
     blocks: bool = False,
     pair: tuple[Callable, Callable] = (torch.sin, torch.cos),
@@ -41,7 +41,7 @@ def sines_by(
     Args:
         count: A function (indices, size of the image, size with padding) -> positions on one axis.
         scale: What positions are multiplied by.
-        exponent: A function (k, C) -> the power of the temperature that is wavelength k.
+        exponent: A function (f, C) -> the power of the temperature that is wavelength f.
         axes: The order of the halves.
         blocks: All sines, then all cosines, instead of one beside the other.
         pair: The two functions of each wavelength.
@@ -53,13 +53,13 @@ def sines_by(
 
     def embed(padding_mask, n_channels, temperature):
         height, width = padding_mask.shape
-        k = torch.arange(n_channels // 4, dtype=torch.float64)
-        wavelengths = float(temperature) ** exponent(k, n_channels)
+        f = torch.arange(n_channels // 4, dtype=torch.float64)
+        wavelengths = float(temperature) ** exponent(f, n_channels)
 
         def half(size, image):
             indices = torch.arange(size, dtype=torch.float64)
             angles = scale * count(indices, image, size) / wavelengths[:, None]  # (C/4, size)
-            return torch.stack([f(angles) for f in pair], dim=1 - blocks).flatten(0, 1)
+            return torch.stack([wave(angles) for wave in pair], dim=1 - blocks).flatten(0, 1)
 
         rows, columns = int((~padding_mask[:, 0]).sum()), int((~padding_mask[0]).sum())
         halves = {
@@ -111,17 +111,17 @@ sine_position = Exercise(
         "x comes first; the first half of the channels belongs to y": sines_by(axes="xy"),
         "all sines come before all cosines; they stand side by side": sines_by(blocks=True),
         "sine and cosine are swapped; the sine comes first": sines_by(pair=(torch.cos, torch.sin)),
-        "the wavelengths grow too slowly: T to the power 4k / C": sines_by(
-            exponent=lambda k, c: 2 * k / c
+        "the wavelengths grow too slowly: T to the power 4f / C": sines_by(
+            exponent=lambda f, c: 2 * f / c
         ),
-        "the wavelengths grow too fast: T to the power 4k / C": sines_by(
-            exponent=lambda k, c: 8 * k / c
+        "the wavelengths grow too fast: T to the power 4f / C": sines_by(
+            exponent=lambda f, c: 8 * f / c
         ),
-        "the last wavelength is T itself; it stays below: T to the power 4k / C": sines_by(
-            exponent=lambda k, c: k / max(c // 4 - 1, 1)
+        "the last wavelength is T itself; it stays below: T to the power 4f / C": sines_by(
+            exponent=lambda f, c: f / max(c // 4 - 1, 1)
         ),
         "the angle is multiplied by the wavelength; divide": sines_by(
-            exponent=lambda k, c: -4 * k / c
+            exponent=lambda f, c: -4 * f / c
         ),
         "the temperature is always 10000; it is an argument": lambda mask, c, _: my_sine_position(
             mask, c, 10000.0
