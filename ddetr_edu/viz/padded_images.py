@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, as_image_array, draw_box, faded
 
+WIDTH = 9.6  # of the figure, in inches
 MARKS = "o^sD"
 COLOUR_ORDER = (0, 4, 2, 3)  # of COLOURS; the first two differ most
 
@@ -52,8 +53,8 @@ def plot_padded_images(
         for name, of_panels in points.items()
     }
     rows = -(-len(images) // columns)
-    panel_width = 9.6 / columns
-    figure = NotebookFigure(9.6, rows * (0.88 * panel_width * height / width + 0.4) + 0.3)
+    panel_height = (WIDTH / columns - 0.45) * height / width  # the left takes numbers and a gap
+    figure = NotebookFigure(WIDTH, rows * (panel_height + 0.6) + 0.35)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for empty in panels[len(images) :]:
         empty.remove()
@@ -102,7 +103,7 @@ def _draw_frame(axis: Axes, pixels: np.ndarray, padded_size: tuple[int, int]) ->
             f"an image of {image_height} x {image_width} px does not fit into a batch of "
             f"{height} x {width} px"
         )
-    hatched: dict[str, Any] = dict(facecolor="none", edgecolor="0.5", hatch="///", lw=0, alpha=0.7)
+    hatched: dict[str, Any] = dict(facecolor="none", edgecolor="0.5", hatch="///", lw=0)
     axis.add_patch(Rectangle((image_width, 0), width - image_width, height, **hatched))
     axis.add_patch(Rectangle((0, image_height), image_width, height - image_height, **hatched))
     axis.imshow(

@@ -52,7 +52,8 @@ def plot_point_panels(
         order = np.argsort(weight)  # heavy points on top
         show_image(axis, faded(pixels))
         axis.scatter(
-            *here[order].T,
+            here[order, 0],
+            here[order, 1],
             s=8 + 60 * weight[order] / largest,
             c=weight[order],
             cmap=WEIGHT_MAP,

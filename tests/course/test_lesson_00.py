@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 import ddetr_edu as dd
+from ddetr_edu.analysis.inspector import InspectorSession
 from ddetr_edu.attention import encoder_reference_points
 from ddetr_edu.checkpoints.shipped import shipped_checkpoint
 from ddetr_edu.course import checks
@@ -15,7 +17,7 @@ from ddetr_edu.data.scenes import draw_scene
 def programs():
     trace = dd.trace(dd.load(shipped_checkpoint()), draw_scene(seed=0, index=7).image)
     query, attention = trace.largest(), trace.attention(-1)
-    programs = {name: FiveSteps(attention, query, name) for name in "ABCDE"}
+    programs = {name: FiveSteps(attention, query, name) for name in "ABCDEF"}
     return programs, attention.locations[0, query], attention.weights[0, query]
 
 
@@ -31,25 +33,66 @@ def test_each_fault_changes_what_it_should_and_nothing_else(programs):
         moved = not torch.allclose(program.locations, locations)
         assert moved == (fault in ("locations", "offsets"))
         assert torch.equal(program.weights, weights) == (fault != "weights")
-    assert programs[named("weights")].weights.unique().numel() == 1
-    dx_dy = programs[named("locations")].offsets
-    torch.testing.assert_close(dx_dy.flip(-1), programs[named("nothing")].offsets)
+        right = programs[named("nothing")].offsets
+        assert torch.equal(program.offsets, right) == (fault != "offsets")
+    output = programs[named("aggregation")].output().view(-1, 4).T.flatten()
+    assert torch.equal(output, programs[named("nothing")].output())
 
 
 def test_the_table_tells_the_faults_apart(programs):
     symptoms = {name: program.symptoms() for name, program in programs[0].items()}
-    distance, highest, total, numbers, change = symptoms["A"]
-    of = lambda fault: symptoms[named(fault)]  # noqa: E731
-    others = [s for name, s in symptoms.items() if name != named("interpolation")]
+    rows = list(symptoms["A"])
+    right, down, highest, total, to_the_right, below, change, of_head_0 = rows
+    assert [row[0] for row in rows] == list("OOWWLLIA"), "in the order of the steps"
+    normal = symptoms[named("nothing")]
+    odd = {
+        row: {name for name, s in symptoms.items() if s[row] != pytest.approx(normal[row], rel=0.1)}
+        for row in rows
+    }
+    offsets, locations, weights = (named(x) for x in ("offsets", "locations", "weights"))
+    assert odd[right] == odd[down] == {offsets}
+    assert odd[total] == {weights} and symptoms[weights][total] == pytest.approx(3)
+    assert odd[to_the_right] == odd[below] == {offsets, locations}
+    assert symptoms[offsets][right] == symptoms[offsets][to_the_right] == 0
+    assert odd[of_head_0] == {named("aggregation")} and normal[of_head_0] == 32
+    assert symptoms[named("aggregation")][of_head_0] == 8
     # The nearest pixel jumps or stays; what lies between pixels follows a little.
-    jump = of("interpolation")[change]
-    assert jump == 0 or jump > 3 * max(s[change] for s in others)
-    assert all(0 < s[change] < 1 for s in others)
-    assert of("offsets")[distance] == 0 < of("nothing")[distance]
-    assert of("locations")[distance] == pytest.approx(of("nothing")[distance], rel=0.3)
-    assert of("weights")[highest] == pytest.approx(1 / 12)
-    assert of("nothing")[highest] > 0.2
-    assert all(s[total] == pytest.approx(1) and s[numbers] == 128 for s in symptoms.values())
+    jump = symptoms[named("interpolation")][change]
+    others = [s[change] for name, s in symptoms.items() if name != named("interpolation")]
+    assert jump == 0 or jump > 3 * max(others)
+    assert all(0 < s < 1 for s in others)
+    # Offsets are counted in parts of the box, of which 4 reaches the edge: 3.54 / 4 of half of it.
+    half = 100 * programs[0]["C"].reference[0, 0, 0, 2:] / 2
+    expected = half * torch.tensor([normal[right], normal[down]]) / 4
+    assert [normal[to_the_right], normal[below]] == pytest.approx(expected.tolist(), rel=1e-3)
+
+
+def test_a_query_finds_another_object_of_its_size_only():
+    scene = draw_scene(seed=0, index=7)
+    detector = dd.load(shipped_checkpoint())
+    session = InspectorSession(dd.trace(detector, scene.image))
+    sizes = torch.tensor([scene.image.width, scene.image.height])
+    boxes = torch.as_tensor(scene.boxes)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / sizes
+    ring, blue, brown = 1, 2, 4
+    detections = detector.predict(scene.image)
+    overlaps = box_iou(detections["boxes"], boxes[[blue]].float())
+    query = int(detections["queries"][overlaps.argmax()])
+    assert overlaps.max() > 0.5
+    found, not_found = (session.move_query(query, *centres[k].tolist()) for k in (brown, ring))
+    assert found.scores[-1, 0] > 0.5 > 0.1 > not_found.scores[-1, 0]
+    assert not_found.boxes[-1, 0, 2] < 0.6 * (boxes[ring, 2] - boxes[ring, 0]) / sizes[0]
+
+
+def test_the_answers_that_the_reader_judges():
+    """One object of eight is missing, and two classes are wrong."""
+    scene = draw_scene(seed=0, index=7)
+    found = dd.load(shipped_checkpoint()).predict(scene.image, threshold=0.5)
+    overlaps = box_iou(found["boxes"], torch.as_tensor(scene.boxes))
+    assert overlaps.max(1).values.min() > 0.5
+    nearest = overlaps.argmax(1)
+    assert len(nearest) == len(set(nearest.tolist())) == len(scene.boxes) - 1
+    assert (found["labels"] != torch.as_tensor(scene.labels)[nearest]).sum() == 2
 
 
 def test_words_are_explained():

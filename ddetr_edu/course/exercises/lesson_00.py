@@ -66,6 +66,10 @@ count_tokens = Exercise(
         "the strides are 8, 16, 32 and 64, not 4, 8, 16 and 32": lambda h, w: sum(
             math.ceil(h / s) * math.ceil(w / s) for s in (4, 8, 16, 32)
         ),
+        "the area of the image was divided; round rows and columns, each for itself": lambda h, w: (
+            sum(math.ceil(h * w / s**2) for s in (8, 16, 32, 64))
+        ),
+        "only the level of stride 8 was counted": lambda h, w: math.ceil(h / 8) * math.ceil(w / 8),
         "the level of stride 64 is missing": lambda h, w: (
             my_count_tokens(h, w) - math.ceil(h / 64) * math.ceil(w / 64)
         ),
@@ -83,17 +87,19 @@ def _indices() -> Cases:
         "the last token of all": (66, [(6, 9), (3, 4), (1, 1)]),
         "one level, taller than wide": (23, [(11, 3)]),
         "the lesson's image, in the middle of the third level": (19_200, LESSON_SHAPES),
+        "a second level larger than the first": (17, [(2, 2), (3, 8)]),
+        "an image of 8 x 8 pixels, with one token on each level": (3, [(1, 1)] * 4),
         "levels of one row": (17, [(1, 13), (1, 7), (1, 4)]),
         "levels of one column": (13, [(8, 1), (4, 1), (2, 1)]),
     }
 
 
-def locate_token_by(place: Callable, skip: Callable = lambda h, w: h * w) -> Callable:
+def locate_token_by(place: Callable, last: int = 0) -> Callable:
     """A search for a token that goes wrong in its own way.
 
     Args:
         place: (index in its level, H, W) -> (row, column).
-        skip: (H, W) -> the number of tokens taken for a level's.
+        last: By how much the index may exceed the last one of a level.
 
     Returns:
         A function (index, shapes) -> (level, row, column).
@@ -101,10 +107,9 @@ def locate_token_by(place: Callable, skip: Callable = lambda h, w: h * w) -> Cal
 
     def locate(index, spatial_shapes):
         for level, (height, width) in enumerate(spatial_shapes):
-            if index < skip(height, width):
+            if index < height * width + last:
                 return level, *place(index, height, width)
-            index -= skip(height, width)
-        return len(spatial_shapes), 0, 0
+            index -= height * width
 
     return locate
 
@@ -138,7 +143,10 @@ locate_token = Exercise(
             *my_locate_token(index, shapes)[1:],
         ),
         "the first token of a level was taken for the last of the level before: use <": (
-            locate_token_by(lambda i, h, w: (i // w, i % w), lambda h, w: h * w + 1)
+            locate_token_by(lambda i, h, w: (i // w, i % w), last=1)
+        ),
+        "the row is not a whole number: divide with //": locate_token_by(
+            lambda i, h, w: (i / w, i % w)
         ),
     },
 )

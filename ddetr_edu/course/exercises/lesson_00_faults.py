@@ -17,7 +17,8 @@ WORDS = {
     "locations": "offsets become locations in the image",
     "interpolation": "the feature maps are read at the locations, between pixels too",
     "aggregation": "what was read is multiplied by the weights and summed for each head",
-    "nothing": "all five steps are right",
+    "reference": "none of the steps: the cross itself is in the wrong position",
+    "nothing": "all five steps are right, and the cross, too",
 }
 broken_steps = Choice(
     "broken_steps",
@@ -70,6 +71,12 @@ broken_steps = Choice(
         ("F", "locations"): "its points are where those of most others are",
         ("F", "interpolation"): "its output follows when the points move a little",
         ("F", "nothing"): "its figure is right; go through the table to the last row",
+        ("A", "reference"): "its cross is where that of the others is, on the object",
+        ("B", "reference"): "its cross is where that of the others is, on the object",
+        ("C", "reference"): "its cross is where that of the others is, on the object",
+        ("D", "reference"): "its cross is where that of the others is, on the object",
+        ("E", "reference"): "its cross is where that of the others is, on the object",
+        ("F", "reference"): "its cross is where that of the others is, on the object",
     },
 )
 

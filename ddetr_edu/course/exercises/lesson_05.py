@@ -43,6 +43,10 @@ def _scores() -> Cases:
         cases[name] = (scores * spread,)
     huge = torch.randint(-1, 2, (2, 8, 7, 3, 5), generator=generator)
     cases["scores of -1000, 0 and 1000"] = (1000.0 * huge.double(),)
+    # No single number makes all heads harmless; multiples of 4 are exact in 16 bits, too.
+    apart = 900 * torch.tensor([-1, 0, 1])[:, None, None]
+    steps = torch.randint(0, 3, (2, 5, 3, 4, 6), generator=generator)
+    cases["heads whose scores lie far apart"] = ((4 * steps + apart).double(),)
     return cases
 
 
@@ -71,6 +75,15 @@ attention_weights = Exercise(
         "exp was not divided by its sum: weights must sum to 1": lambda scores: scores.exp(),
         "the exp of a large score is infinite: subtract the head's largest score first": (
             exp_over_sum
+        ),
+        "the largest score of all heads was subtracted; subtract each head's own": (
+            lambda scores: exp_over_sum(scores - scores.max())
+        ),
+        "the largest score of each level was subtracted; subtract one number for a whole head": (
+            lambda scores: exp_over_sum(scores - scores.amax(-1, keepdim=True))
+        ),
+        "two softmaxes were applied, one after the other; it takes one over both axes": (
+            lambda scores: scores.softmax(-1).softmax(-2)
         ),
         "a sigmoid was used; the weights of a head must sum to 1": lambda scores: scores.sigmoid(),
     },

@@ -30,15 +30,15 @@ WORDS = {
 }
 SHOWS = {  # what would be seen
     "healthy": "a head without a fault has an output, and asks for other things for other queries",
-    "uniform": "all numbers in its row would be 1/12",
-    "constant": "its two rows would be equal, and its points would lie alike around both crosses",
-    "collapsed": "its effective number would be 1.0 and the same point bright in both tables",
-    "outside": "its dots would lie beyond the frame",
+    "uniform": "all its weights would be 1/12, for every query",
+    "constant": "its weights and its offsets would be the same for all 20 queries",
+    "collapsed": "the same point would have all the weight for every query",
+    "outside": "its dots would lie beyond the frame, for every query",
     "dead": "its output would be zero, although its dots lie in the frame",
     "no star": "there would be three dots for a query, one for each level",
-    "one level": "two of its three levels would have no weight in either table",
-    "split levels": "each of its levels would have a third of the weight",
-    "unnormalised": "its row would not sum to 1",
+    "one level": "two of its three levels would have no weight for any query",
+    "split levels": "each of its levels would have a third of the weight, for every query",
+    "unnormalised": "the sum in its row would not be 1",
 }
 HEADS = {
     "head 0": "constant",
@@ -51,18 +51,18 @@ HEADS = {
     "head 7": "uniform",
 }
 LOOK = {  # where to look instead
-    "head 0": "look at the two queries side by side, in both kinds of figure",
-    "head 1": "nothing in its line of the table is unusual; is anything in the figures?",
+    "head 0": "how much does it differ from query to query?",
+    "head 1": "does anything about it stand out, over all queries?",
     "head 2": "its output has a reason, which one of the figures shows",
-    "head 3": "compare its row for query 0 with that for query 1",
+    "head 3": "find its heaviest point for each of the 20 queries",
     "head 4": "count its dots",
-    "head 5": "one column of the table says more about it than all figures",
-    "head 6": "compare its row for query 0 with that for query 1",
-    "head 7": "read the numbers in its two rows",
+    "head 5": "measure what it adds to the output",
+    "head 6": "find its heaviest point for each of the 20 queries",
+    "head 7": "measure its weights over all queries",
 }
 HALF_RIGHT = {  # a wrong word whose description fits, though another fits better
     ("head 3", "healthy"): "it has an output, but does it ever choose another point?",
-    ("head 4", "healthy"): "it follows its query, but in how many places does it read?",
+    ("head 4", "healthy"): "it follows its query, but at how many locations does it read?",
     ("head 7", "healthy"): "its points follow its query, but do its weights ever choose?",
     ("head 2", "dead"): "its output is zero, but it would not be if it read anything",
     ("head 3", "constant"): "its weights hardly change, but more is wrong with them than that",
@@ -97,7 +97,7 @@ def recorded_heads() -> RecordedHeads:
     tokens = torch.randn(1, sum(h * w for h, w in SHAPES), C, generator=generator)
     queries = torch.randn(1, N_QUERIES, C, generator=generator)
     points = 0.4 + 0.15 * torch.rand(1, N_QUERIES, 1, 2, generator=generator)
-    points[0, :2, 0] = torch.tensor([[0.35, 0.4], [0.6, 0.55]])  # the queries that are drawn
+    points[0, :2, 0] = torch.tensor([[0.35, 0.4], [0.6, 0.55]])  # the first is drawn
     with torch.no_grad(), capture(layer) as records:
         layer(queries, points.expand(-1, -1, L, -1), tokens, SHAPES)
         value = layer.value_proj(tokens).unflatten(-1, (M, -1))
@@ -129,6 +129,7 @@ def _plant(layer: MSDeformAttn, generator: torch.Generator) -> None:
     """The faults."""
     moves, offsets = _by_head(layer.sampling_offsets, L, P, 2)
     scores, bias = _by_head(layer.attention_weights, L, P)
+    offsets[0] += moves[0].sum(-1)  # as far as any query would move them, and the same for all
     moves[0], scores[0] = 0, 0
     bias[0].normal_(std=1.6, generator=generator)
     for level, (height, _) in enumerate(SHAPES):
