@@ -185,9 +185,10 @@ def test_right_answers_in_other_styles():
     def by_loops(scores):
         weights = np.zeros(scores.shape)
         for n, q, m in itertools.product(*map(range, scores.shape[:3])):
-            total = sum(math.exp(s) for s in scores[n, q, m].flatten().tolist())
+            largest = scores[n, q, m].max()  # exp of a large number overflows
+            total = sum(math.exp(s - largest) for s in scores[n, q, m].flatten().tolist())
             for l, p in itertools.product(*map(range, scores.shape[3:])):
-                weights[n, q, m, l, p] = math.exp(scores[n, q, m, l, p]) / total
+                weights[n, q, m, l, p] = math.exp(scores[n, q, m, l, p] - largest) / total
         return weights
 
     def by_trying_all(cost):
