@@ -215,6 +215,9 @@ valid_ratio = Exercise(
             lambda mask, shape: my_valid_ratio(mask, shape[::-1])
         ),
         "this is the share of all tokens; width and height have a ratio each": area_ratio,
+        "the mask was read at a fixed step; column j reads column ⌊j · W / W_l⌋": ratio_with(
+            lambda valid, side, tokens: (valid / -(-side // tokens)).ceil() / tokens
+        ),
         "all images got the ratio of the first": (
             lambda mask, shape: my_valid_ratio(mask[:1], shape).expand(len(mask), 2)
         ),
@@ -265,6 +268,12 @@ def _partly(references: Tensor, ratios: Tensor, centre: bool) -> Tensor:
     return torch.cat([first[..., :2], second[..., 2:]], dim=-1)
 
 
+def _ratios_interleaved(references: Tensor, ratios: Tensor) -> Tensor:
+    """The four numbers of a box are multiplied by the ratios of x, x, y and y."""
+    repeats = references.shape[-1] // 2
+    return references[:, :, None] * ratios.repeat_interleave(repeats, dim=-1)[:, None]
+
+
 scale_to_levels = Exercise(
     my_scale_to_levels,
     _references_and_ratios,
@@ -281,6 +290,9 @@ scale_to_levels = Exercise(
         ),
         "only width and height of a box were scaled; its centre is a fraction, too": (
             lambda references, ratios: _partly(references, ratios, centre=False)
+        ),
+        "a box was multiplied by the ratios of x, x, y, y; its numbers are x, y, x, y": (
+            _ratios_interleaved
         ),
         "all levels got the ratios of level 0": scaled_by(
             lambda ratios: ratios[:, :1].expand_as(ratios)
