@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import PIL.Image
-from scipy.spatial import cKDTree
 
 ROUNDS = 8  # of k-means; more do not bring the colours visibly closer
 
@@ -18,6 +17,8 @@ def small_png(pixels: np.ndarray) -> bytes:
     Returns:
         The file. The same pixels always give the same file.
     """
+    from scipy.spatial import cKDTree  # slow to import, and only notebooks need it
+
     packed = np.ascontiguousarray(pixels).view(np.uint32).ravel()
     packed, index, counts = np.unique(packed, return_inverse=True, return_counts=True)
     share = counts**0.75  # so that small things get colours of their own, too
