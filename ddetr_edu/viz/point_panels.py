@@ -3,10 +3,11 @@
 import numpy as np
 
 from ddetr_edu.viz.style import (
-    WEIGHT_MAP,
     NotebookFigure,
     as_array,
     as_image_array,
+    draw_cross,
+    draw_points,
     faded,
     panel_grid,
     show_image,
@@ -49,22 +50,9 @@ def plot_point_panels(
     drawn = {}
     for axis, (title, (locations, weights)) in zip(panels, points.items(), strict=True):
         here, weight = as_array(locations).reshape(-1, 2) * scale, as_array(weights).reshape(-1)
-        order = np.argsort(weight)  # heavy points on top
         show_image(axis, faded(pixels))
-        axis.scatter(
-            here[order, 0],
-            here[order, 1],
-            s=8 + 60 * weight[order] / largest,
-            c=weight[order],
-            cmap=WEIGHT_MAP,
-            vmin=0,
-            vmax=largest,
-            edgecolors="black",
-            linewidths=0.5,
-            zorder=3,
-        )
-        axis.plot(x, y, "+", ms=16, mew=4, color="white", zorder=4)
-        axis.plot(x, y, "+", ms=15, mew=1.8, color="black", zorder=5)
+        draw_points(axis, here, weight, largest)
+        draw_cross(axis, np.array([x, y]))
         if reach:
             axis.set(xlim=(x - reach, x + reach), ylim=(y + reach, y - reach))
         axis.set_title(title, fontsize=10)

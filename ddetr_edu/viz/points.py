@@ -6,7 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import WEIGHT_MAP, NotebookFigure, as_array, as_image_array, faded
+from ddetr_edu.viz.style import (
+    NotebookFigure,
+    as_array,
+    as_image_array,
+    draw_cross,
+    draw_points,
+    faded,
+)
 
 
 def plot_sampling_points(
@@ -95,21 +102,8 @@ def plot_sampling_points(
         if box is not None:
             x1, y1, x2, y2 = as_array(box)
             axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="black", lw=1.2))
-        dots = axis.scatter(
-            here[:, 0],
-            here[:, 1],
-            s=6 + 70 * point_weights / largest,
-            c=point_weights,
-            cmap=WEIGHT_MAP,
-            vmin=0,
-            vmax=largest,
-            edgecolors="black",
-            linewidths=0.5,
-            zorder=3,
-            clip_on=False,
-        )
-        axis.plot(*reference, marker="+", ms=16, mew=4, color="white", zorder=4)
-        axis.plot(*reference, marker="+", ms=15, mew=1.8, color="black", zorder=5)
+        dots = draw_points(axis, here, point_weights, largest, sizes=(6, 70), clip_on=False)
+        draw_cross(axis, reference)
         axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
         for spine in axis.spines.values():
             spine.set_visible(False)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -186,6 +187,55 @@ def draw_box(
         return
     x1, y1, x2, y2 = box
     axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], lw=lw, ls=ls, **style)
+
+
+def draw_points(
+    axis: Axes,
+    points: np.ndarray,
+    weights: np.ndarray,
+    largest: float,
+    sizes: tuple[float, float] = (8, 60),
+    **kwargs,
+) -> PathCollection:
+    """Draw sampling points, the larger and the brighter the more they count, heavy ones on top.
+
+    Args:
+        axis: The panel.
+        points: (n, 2) (x, y), in pixels.
+        weights: (n,).
+        largest: The weight that is drawn largest and brightest.
+        sizes: The area of a dot without weight, and what the largest weight adds, in points².
+        kwargs: Further arguments of `Axes.scatter`.
+
+    Returns:
+        The dots, from which a colour bar can be made.
+    """
+    order = np.argsort(weights, kind="stable")
+    return axis.scatter(
+        points[order, 0],
+        points[order, 1],
+        s=sizes[0] + sizes[1] * weights[order] / largest,
+        c=weights[order],
+        cmap=WEIGHT_MAP,
+        vmin=0,
+        vmax=largest,
+        edgecolors="black",
+        linewidths=0.5,
+        zorder=3,
+        **kwargs,
+    )
+
+
+def draw_cross(axis: Axes, point: np.ndarray, size: float = 15) -> None:
+    """Draw a reference point as a black cross with a white rim, above all points.
+
+    Args:
+        axis: The panel.
+        point: (x, y), in pixels.
+        size: Of the cross, in points.
+    """
+    axis.plot(*point, marker="+", ms=size + 1, mew=4, color="white", zorder=4)
+    axis.plot(*point, marker="+", ms=size, mew=1.8, color="black", zorder=5)
 
 
 def corners_of(boxes: list[np.ndarray | None]) -> list[np.ndarray]:

@@ -12,7 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
 
-from ddetr_edu.viz.style import COLOURS, WEIGHT_MAP, NotebookFigure, as_array, as_image_array
+from ddetr_edu.viz.style import (
+    COLOURS,
+    NotebookFigure,
+    as_array,
+    as_image_array,
+    draw_cross,
+    draw_points,
+)
 
 MARKS = "os^Dv<>p"  # of heads, whose colours look alike in greyscale
 
@@ -135,22 +142,8 @@ def _draw_detections(axis: Axes, pixels: np.ndarray, frame: dict, largest: float
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="black", lw=2.2))
     weights = as_array(frame["weights"]).reshape(-1)
     points = as_array(frame["locations"]).reshape(-1, 2) * [width, height]
-    order = np.argsort(weights)  # heavy points on top
-    axis.scatter(
-        points[order, 0],
-        points[order, 1],
-        s=5 + 60 * weights[order] / largest,
-        c=weights[order],
-        cmap=WEIGHT_MAP,
-        vmin=0,
-        vmax=largest,
-        edgecolors="black",
-        linewidths=0.5,
-        zorder=3,
-    )
-    x, y = as_array(frame["reference"])[:2] * [width, height]
-    axis.plot(x, y, "+", ms=14, mew=4, color="white", zorder=4)
-    axis.plot(x, y, "+", ms=13, mew=1.8, color="black", zorder=5)
+    draw_points(axis, points, weights, largest, sizes=(5, 60))
+    draw_cross(axis, as_array(frame["reference"])[:2] * [width, height], size=13)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axis.set_title("detections, and the sampling points of one query", fontsize=9)
 
