@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ddetr_edu.course.answers import describe
-from ddetr_edu.course.exercise import CheckResult
-from ddetr_edu.course.learner_progress import record
+from ddetr_edu.course.check_result import CheckResult
 
 EMPTY = "None,  # put your answer here"
 
@@ -42,10 +41,7 @@ class Choice:
         Args:
             answer: A word for each thing to name.
         """
-        result = self.check(answer)
-        print(result.message)
-        if not result.message.startswith("not attempted"):
-            record(self.name, result.passed)
+        self.check(answer).report(self.name)
 
     def check(self, answer: object) -> CheckResult:
         """Compare an answer with the solution.
@@ -63,7 +59,7 @@ class Choice:
         given = {key: answer.get(key) for key in self.solution}
         if all(word is None for word in given.values()):
             advice = "replace each None above by a word, then run both cells again"
-            return CheckResult(False, f"not attempted yet: {advice}")
+            return CheckResult(False, f"not attempted yet: {advice}", attempted=False)
         lines = [f'  "{key}" is not one of the questions' for key in answer if key not in given]
         wrong = [key for key, word in given.items() if not self._is_right(key, word)]
         lines += [f"  {key}: {self._explain(key, given[key])}" for key in wrong]

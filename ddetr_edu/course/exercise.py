@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddetr_edu.course.answers import NotNumbers, Numbers, read_results
+from ddetr_edu.course.check_result import CheckResult
 from ddetr_edu.course.feedback import (
     changed_arguments,
     describe_arguments,
@@ -22,7 +23,6 @@ from ddetr_edu.course.feedback import (
     is_untouched,
     wrong_numbers,
 )
-from ddetr_edu.course.learner_progress import record
 
 TOLERANCE = 1e-5  # answers may compute in fp32
 ROUNDINGS = 16  # how many rounding errors of their type answers in 16 bits may add up
@@ -30,13 +30,6 @@ COARSEST_EPS = torch.finfo(torch.bfloat16).eps  # with fewer bits, nothing could
 UNTOUCHED = "not attempted yet: write your answer above, then run both cells again"
 
 Cases = dict[str, tuple]  # {what a case tries: the arguments}
-
-
-class CheckResult(NamedTuple):
-    """Whether an answer is right, and what to tell the learner."""
-
-    passed: bool
-    message: str  # one line if it passed, several if not
 
 
 class Outcome(NamedTuple):
@@ -74,10 +67,7 @@ class Exercise:
         Args:
             answer: The learner's function.
         """
-        result = self.check(answer)
-        print(result.message)
-        if not result.message.startswith("not attempted"):
-            record(self.name, result.passed)
+        self.check(answer).report(self.name)
 
     def check(self, answer: Callable) -> CheckResult:
         """Compare an answer with the solution and, if it is wrong, with the usual mistakes.
@@ -98,7 +88,7 @@ class Exercise:
         for case, arguments in cases.items():
             outcomes[case] = self._try(answer, arguments)
             if outcomes[case].problem == UNTOUCHED:
-                return CheckResult(False, UNTOUCHED)
+                return CheckResult(False, UNTOUCHED, attempted=False)
         if not any(outcome.problem for outcome in outcomes.values()):
             return CheckResult(True, f"passed: all {len(cases)} cases are right")
         return CheckResult(False, self._explain(cases, outcomes))

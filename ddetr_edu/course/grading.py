@@ -293,11 +293,11 @@ def _check(name: str, names: dict) -> tuple[str, str]:
     if f"my_{name}" not in names:
         return UNDEFINED, f"the notebook defines no my_{name}"
     try:
-        passed, message = getattr(checks, name).check(names[f"my_{name}"])
+        checked = getattr(checks, name).check(names[f"my_{name}"])
     except KeyboardInterrupt:
         raise  # it took too long
     except BaseException as error:  # SystemExit, for example: learners may write anything
         return RAISED, f"{type(error).__name__}: {error}"
-    if passed:
-        return PASSED, message
-    return NOT_ATTEMPTED if message.startswith(NOT_ATTEMPTED) else NOT_YET, message
+    if not checked.attempted:
+        return NOT_ATTEMPTED, checked.message
+    return PASSED if checked.passed else NOT_YET, checked.message

@@ -70,7 +70,7 @@ def test_the_solution_passes(name, capsys):
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=[f"{n}-{m[:30]}" for n, m in MISTAKES])
 def test_each_mistake_is_named(name, mistake):
     exercise = EXERCISES[name]
-    passed, message = exercise.check(exercise.mistakes[mistake])
+    passed, message, _ = exercise.check(exercise.mistakes[mistake])
     assert not passed
     assert message.endswith(f"it looks as if {mistake}")
 
@@ -247,6 +247,8 @@ def test_only_the_stub_is_not_attempted():
     def torch_cannot(logits, is_object, num_boxes):
         raise NotImplementedError("\"softmax_lastdim_kernel_impl\" not implemented for 'Long'")
 
+    assert not checks.focal_loss.check(my_focal_loss).attempted
+    assert checks.focal_loss.check(unfinished).attempted
     assert checks.focal_loss.check(my_focal_loss).message == (
         "not attempted yet: write your answer above, then run both cells again"
     )
@@ -295,7 +297,7 @@ def test_a_check_wants_the_function_itself():
 )
 def test_what_is_no_answer_is_named(name, wrong, expected):
     solution = getattr(solutions, name)
-    passed, message = EXERCISES[name].check(lambda *a: wrong(torch.as_tensor(solution(*a))))
+    passed, message, _ = EXERCISES[name].check(lambda *a: wrong(torch.as_tensor(solution(*a))))
     assert not passed
     assert expected in message
 
@@ -317,7 +319,7 @@ def test_arguments_must_be_left_alone(name):
 
         kinds = [type(arguments[k]) for arguments in exercise.cases().values()]
         if kinds[0] in (torch.Tensor, list):
-            passed, message = exercise.check(answer)
+            passed, message, _ = exercise.check(answer)
             assert not passed
             assert f"changed its argument `{argument}` in place; work on a copy" in message
 
@@ -336,7 +338,7 @@ def test_a_softmax_in_place_is_noticed():
         scores -= scores.amax((-1, -2), keepdim=True)
         return scores.exp_() / scores.sum((-1, -2), keepdim=True)
 
-    passed, message = checks.attention_weights.check(answer)
+    passed, message, _ = checks.attention_weights.check(answer)
     assert not passed
     assert "`scores`" in message
 
@@ -350,7 +352,7 @@ def test_hard_coded_sizes_are_noticed():
         return value + solutions.bilinear_sample(feature_map, x, y)
 
     for exercise, answer in ((checks.attention_weights, pooled), (checks.bilinear_sample, stored)):
-        passed, message = exercise.check(answer)
+        passed, message, _ = exercise.check(answer)
         assert not passed
         assert "your function raised RuntimeError" in message
 
@@ -363,7 +365,7 @@ def test_a_wrong_answer_is_shown_where():
         value = solutions.bilinear_sample(feature_map, x, y)
         return value if min(x, y) >= 0 and max(x, y) <= 1 else value + 0.25
 
-    passed, message = checks.bilinear_sample.check(zeros_beyond_the_border)
+    passed, message, _ = checks.bilinear_sample.check(zeros_beyond_the_border)
     assert not passed
     lines = message.splitlines()
     assert lines[0] == (
@@ -409,7 +411,7 @@ def reads_past_the_map(feature_map, x, y):
 
 
 def test_an_exception_shows_the_line_that_led_to_it():
-    passed, message = checks.bilinear_sample.check(reads_past_the_map)
+    passed, message, _ = checks.bilinear_sample.check(reads_past_the_map)
     assert not passed
     line = inspect.getsourcelines(reads_past_the_map)[1] + 2
     assert "your function raised IndexError: index " in message

@@ -37,7 +37,7 @@ def test_only_the_right_words_pass(name):
     for key, right in choice.solution.items():
         for word in choice.words:
             if word != right:
-                passed, message = choice.check({**choice.solution, key: word})
+                passed, message, _ = choice.check({**choice.solution, key: word})
                 assert not passed
                 assert choice.against[key, word] in message
                 assert right not in choice.against[key, word], "that would give the answer away"
@@ -61,6 +61,8 @@ def test_a_choice_is_well_made(name):
 def test_what_is_no_answer_is_explained():
     untouched = {"the first": None, "the second": None}
     assert PETS.check(untouched).message.startswith("not attempted yet")
+    assert not PETS.check(untouched).attempted
+    assert PETS.check({"the first": "cat"}).attempted
     assert "the second: no answer yet" in PETS.check({"the first": "cat"}).message
     assert 'among the words: "cat", "dog", "fish"' in PETS.check({"the first": "cow"}).message
     assert "an object of the type int is not among" in PETS.check({"the first": 3}).message

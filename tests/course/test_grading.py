@@ -16,16 +16,17 @@ from ddetr_edu.course.notebooks import STUB
 # In place of ddetr_edu.course.checks, whose import takes seconds; a check wants 4.
 CHECKS = """
 import sys, types
+from ddetr_edu.course.check_result import CheckResult
 
 class Check:
     def check(self, answer):
         try:
             right = answer() == 4
         except NotImplementedError:
-            return False, "not attempted yet: write your answer above"
+            return CheckResult(False, "write your answer above", attempted=False)
         except Exception as error:
-            return False, f"not yet: it raised {error}\\nmore"
-        return (True, "passed: all cases") if right else (False, "not yet: wrong\\nmore")
+            return CheckResult(False, f"not yet: it raised {error}\\nmore")
+        return CheckResult(right, "passed: all cases" if right else "not yet: wrong\\nmore")
 
     def __call__(self, answer):
         print("passed: all cases")

@@ -194,7 +194,7 @@ def test_only_the_right_words_pass():
     assert checks.padding_faults.check(right).passed
     for version, word in itertools.product(right, faults.FAULTS):
         if word != right[version]:
-            passed, message = checks.padding_faults.check({**right, version: word})
+            passed, message, _ = checks.padding_faults.check({**right, version: word})
             assert not passed
             assert faults.SEEN[version] in message
             assert f'"{right[version]}"' not in message
