@@ -31,11 +31,13 @@ def _written(value: object, unit: str) -> str:
 def _verdict(guess: object, measured: object) -> str:
     """How near a guess is, in a few words."""
     if isinstance(guess, (int, float)) and isinstance(measured, (int, float)):
-        if guess == measured or abs(guess - measured) <= 0.05 * abs(measured):
+        if guess == measured:
+            return "exactly right"
+        if abs(guess - measured) <= 0.05 * abs(measured):
             return "very near"
         if guess * measured > 0 and not isinstance(measured, bool):
             ratio = max(guess / measured, measured / guess)
             return f"a factor of {format_number(float(ratio), 2)} apart"
         return "not the same"
     same = str(guess).strip().lower() == str(measured).strip().lower()
-    return "the same" if same else "not the same"
+    return "exactly right" if same else "not the same"

@@ -96,8 +96,8 @@ def test_a_choice_is_kept_as_progress(capsys, tmp_path, monkeypatch):
         (0, 25, "", "your guess: 0   measured: 25   not the same"),
         (20_000, 19_947, " tokens", "your guess: 20,000 tokens   measured: 19,947 tokens"),
         ("Circle", "square", "", "your guess: Circle   measured: square   not the same"),
-        (" Square", "square", "", "the same"),
-        (True, True, "", "your guess: yes   measured: yes   very near"),
+        (" Square", "square", "", "exactly right"),
+        (True, True, "", "your guess: yes   measured: yes   exactly right"),
         (False, True, "", "your guess: no   measured: yes   not the same"),
     ],
 )
