@@ -19,6 +19,7 @@ from ddetr_edu.viz.crops import plot_crops
 from ddetr_edu.viz.curves import plot_curves
 from ddetr_edu.viz.dataset import plot_dataset
 from ddetr_edu.viz.effective_points import plot_effective_points
+from ddetr_edu.viz.five_steps import plot_five_steps
 from ddetr_edu.viz.head_maps import plot_head_maps, plot_maps
 from ddetr_edu.viz.head_points import plot_head_points
 from ddetr_edu.viz.layers import plot_layers
@@ -65,6 +66,7 @@ __all__ = [
     "plot_curves",
     "plot_dataset",
     "plot_effective_points",
+    "plot_five_steps",
     "plot_head_maps",
     "plot_head_points",
     "plot_layers",

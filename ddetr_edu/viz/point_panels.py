@@ -40,8 +40,8 @@ def plot_point_panels(
     figure, panels = panel_grid(
         len(points),
         1 if reach else height / width,
-        width=2.4,
-        columns=3,
+        width=2.1,
+        columns=4,
         colour_bar=0.2,
         margin=0.1,
     )

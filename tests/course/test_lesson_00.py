@@ -1,4 +1,4 @@
-"""Lesson 00: its programs show the symptoms that its text relies on."""
+"""Lesson 00: its programs have the faults that experiments find, and its text is true."""
 
 import pytest
 import torch
@@ -6,65 +6,115 @@ from torchvision.ops import box_iou
 
 import ddetr_edu as dd
 from ddetr_edu.analysis.inspector import InspectorSession
-from ddetr_edu.attention import encoder_reference_points
+from ddetr_edu.attention import encoder_reference_points, ms_deform_attn
 from ddetr_edu.checkpoints.shipped import shipped_checkpoint
 from ddetr_edu.course import checks
-from ddetr_edu.course.exercises.lesson_00_faults import WORDS, FiveSteps
+from ddetr_edu.course.exercises.lesson_00_colours import attend_to_colours
+from ddetr_edu.course.exercises.lesson_00_faults import FiveSteps, encoder_query
 from ddetr_edu.data.scenes import draw_scene
 
 
 @pytest.fixture(scope="module")
-def programs():
-    trace = dd.trace(dd.load(shipped_checkpoint()), draw_scene(seed=0, index=7).image)
-    query, attention = trace.largest(), trace.attention(-1)
-    programs = {name: FiveSteps(attention, query, name) for name in "ABCDEF"}
-    return programs, attention.locations[0, query], attention.weights[0, query]
+def given():
+    detector, scene = dd.load(shipped_checkpoint()), draw_scene(seed=0, index=7)
+    return encoder_query(detector, scene.image, x=0.51, y=0.72)
 
 
-def named(fault: str) -> str:
-    (name,) = [k for k, word in checks.broken_steps.solution.items() if word == fault]
-    return name
+@pytest.fixture(scope="module")
+def programs(given):
+    names = checks.broken_steps.solution
+    return {name: FiveSteps(given.attention, given.spatial_shapes, name) for name in names}
 
 
-def test_each_fault_changes_what_it_should_and_nothing_else(programs):
-    programs, locations, weights = programs
+def changes_with_the_query(program, given):
+    """Step O."""
+    other = torch.randn(given.query.shape, generator=torch.Generator().manual_seed(0))
+    return not torch.equal(program.offsets(given.query), program.offsets(other))
+
+
+def adds_up_to_one(program, given):
+    """Step W."""
+    return torch.allclose(program.weights(given.query).sum((1, 2)), torch.ones(4))
+
+
+def one_pixel_arrives_as_one_pixel(program, given):
+    """Step L."""
+    moved = program.locations(given.reference, torch.ones(4, 3, 4, 2)) - given.reference
+    in_pixels = moved * torch.tensor([(w, h) for h, w in given.spatial_shapes])[:, None]
+    return torch.allclose(in_pixels, torch.ones(4, 3, 4, 2), atol=1e-4)
+
+
+def follows_a_small_movement(program, given):
+    """Step I."""
+    locations = given.reference + torch.rand(4, 3, 4, 2) / 10
+    read, then = (program.interpolation(given.maps, locations + d) for d in (0, 0.001))
+    return bool(0 < (read - then).abs().max() < 0.5)
+
+
+def keeps_heads_apart(program, given):
+    """Step A."""
+    samples = torch.zeros(4, 3, 4, 32)
+    samples[0] = 1
+    output = program.aggregation(samples, torch.full((4, 3, 4), 1 / 12))
+    return torch.allclose(output, torch.cat([torch.ones(32), torch.zeros(96)]))
+
+
+EXPERIMENTS = {
+    "offsets": changes_with_the_query,
+    "weights": adds_up_to_one,
+    "locations": one_pixel_arrives_as_one_pixel,
+    "interpolation": follows_a_small_movement,
+    "aggregation": keeps_heads_apart,
+}
+
+
+def test_one_experiment_for_each_step_finds_every_fault_and_no_other(programs, given):
+    torch.manual_seed(0)
     for name, program in programs.items():
-        fault = checks.broken_steps.solution[name]
-        moved = not torch.allclose(program.locations, locations)
-        assert moved == (fault in ("locations", "offsets"))
-        assert torch.equal(program.weights, weights) == (fault != "weights")
-        right = programs[named("nothing")].offsets
-        assert torch.equal(program.offsets, right) == (fault != "offsets")
-    output = programs[named("aggregation")].output().view(-1, 4).T.flatten()
-    assert torch.equal(output, programs[named("nothing")].output())
+        broken = [step for step, works in EXPERIMENTS.items() if not works(program, given)]
+        assert (broken or ["nothing"]) == [checks.broken_steps.solution[name]], name
 
 
-def test_the_table_tells_the_faults_apart(programs):
-    symptoms = {name: program.symptoms() for name, program in programs[0].items()}
-    rows = list(symptoms["A"])
-    right, down, highest, total, to_the_right, below, change, of_head_0 = rows
-    assert [row[0] for row in rows] == list("OOWWLLIA"), "in the order of the steps"
-    normal = symptoms[named("nothing")]
-    odd = {
-        row: {name for name, s in symptoms.items() if s[row] != pytest.approx(normal[row], rel=0.1)}
-        for row in rows
-    }
-    offsets, locations, weights = (named(x) for x in ("offsets", "locations", "weights"))
-    assert odd[right] == odd[down] == {offsets}
-    assert odd[total] == {weights} and symptoms[weights][total] == pytest.approx(3)
-    assert odd[to_the_right] == odd[below] == {offsets, locations}
-    assert symptoms[offsets][right] == symptoms[offsets][to_the_right] == 0
-    assert odd[of_head_0] == {named("aggregation")} and normal[of_head_0] == 32
-    assert symptoms[named("aggregation")][of_head_0] == 8
-    # The nearest pixel jumps or stays; what lies between pixels follows a little.
-    jump = symptoms[named("interpolation")][change]
-    others = [s[change] for name, s in symptoms.items() if name != named("interpolation")]
-    assert jump == 0 or jump > 3 * max(others)
-    assert all(0 < s < 1 for s in others)
-    # Offsets are counted in parts of the box, of which 4 reaches the edge: 3.54 / 4 of half of it.
-    half = 100 * programs[0]["C"].reference[0, 0, 0, 2:] / 2
-    expected = half * torch.tensor([normal[right], normal[down]]) / 4
-    assert [normal[to_the_right], normal[below]] == pytest.approx(expected.tolist(), rel=1e-3)
+def test_without_a_fault_the_steps_are_the_attention(programs, given):
+    right = programs["C"]
+    locations = right.locations(given.reference, right.offsets(given.query))
+    samples = right.interpolation(given.maps, locations)
+    output = right.aggregation(samples, right.weights(given.query))
+    # The same query at the same reference in the model, whose value projection is in the maps.
+    value = torch.cat([of_level.flatten(2) for of_level in given.maps], dim=2)  # (M, D, S)
+    expected = ms_deform_attn(
+        value.permute(2, 0, 1)[None],
+        given.spatial_shapes,
+        locations[None, None],
+        right.weights(given.query)[None, None],
+    )
+    assert torch.allclose(output, expected[0, 0], atol=1e-5)
+
+
+def test_faults_show_in_the_figure_or_not_at_all(programs, given):
+    """Four panels differ from the others: those of a fault in one of the first three steps."""
+    right = programs["C"]
+    locations = right.locations(given.reference, right.offsets(given.query))
+    for name, program in programs.items():
+        same = torch.allclose(
+            program.locations(given.reference, program.offsets(given.query)), locations
+        )
+        same &= torch.allclose(program.weights(given.query), right.weights(given.query))
+        hidden = checks.broken_steps.solution[name] in ("interpolation", "aggregation", "nothing")
+        assert same == hidden, name
+
+
+def test_the_attention_to_colours_is_the_sum_of_what_it_reads():
+    steps = attend_to_colours(
+        draw_scene(seed=0, index=7).image, (16, 12), row=11, column=6, seed=13
+    )
+    torch.testing.assert_close((steps.weights[..., None] * steps.samples).sum(1), steps.output)
+    assert torch.allclose(steps.weights.sum(1), torch.ones(2))
+    assert steps.offsets[0, 1].tolist() == pytest.approx([3.0, -1.5], abs=0.05)
+    assert steps.weights[0, 1].item() == pytest.approx(0.62, abs=0.005)
+    assert steps.weights[1].max() > 0.75, "most of head 1 comes from the large triangle"
+    centre = torch.tensor([6.5, 11.5])
+    torch.testing.assert_close(steps.locations * torch.tensor([12, 16]), centre + steps.offsets)
 
 
 def test_a_query_finds_another_object_of_its_size_only():
@@ -93,10 +143,6 @@ def test_the_answers_that_the_reader_judges():
     nearest = overlaps.argmax(1)
     assert len(nearest) == len(set(nearest.tolist())) == len(scene.boxes) - 1
     assert (found["labels"] != torch.as_tensor(scene.labels)[nearest]).sum() == 2
-
-
-def test_words_are_explained():
-    assert set(WORDS) == set(checks.broken_steps.words)
 
 
 def test_the_example_by_hand():

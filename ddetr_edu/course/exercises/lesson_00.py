@@ -70,6 +70,12 @@ count_tokens = Exercise(
             sum(math.ceil(h * w / s**2) for s in (8, 16, 32, 64))
         ),
         "only the level of stride 8 was counted": lambda h, w: math.ceil(h / 8) * math.ceil(w / 8),
+        "only the last level was returned; add up all four": lambda h, w: (
+            math.ceil(h / 64) * math.ceil(w / 64)
+        ),
+        "rows and columns were added; a map has rows times columns": lambda h, w: sum(
+            math.ceil(h / s) + math.ceil(w / s) for s in (8, 16, 32, 64)
+        ),
         "the level of stride 64 is missing": lambda h, w: (
             my_count_tokens(h, w) - math.ceil(h / 64) * math.ceil(w / 64)
         ),
@@ -144,6 +150,9 @@ locate_token = Exercise(
         ),
         "the first token of a level was taken for the last of the level before: use <": (
             locate_token_by(lambda i, h, w: (i // w, i % w), last=1)
+        ),
+        "tokens were counted from 1; the first has index 0": locate_token_by(
+            lambda i, h, w: ((i - 1) // w, (i - 1) % w)
         ),
         "the row is not a whole number: divide with //": locate_token_by(
             lambda i, h, w: (i / w, i % w)

@@ -1,157 +1,154 @@
-"""Lesson 00: five attentions, some of which have a fault in one of the five steps."""
+"""Lesson 00: eight programs that take the five steps, most of them with a fault in one step."""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddetr_edu.attention import AttentionRecord, aggregate
-from ddetr_edu.attention.locations import sampling_locations
+from ddetr_edu.attention import MSDeformAttn, aggregate
+from ddetr_edu.attention.attention_weights import attention_weights
+from ddetr_edu.attention.capture import choose_attentions
+from ddetr_edu.attention.locations import SpatialShapes, sampling_locations
 from ddetr_edu.course.choice import Choice
-
-D = 32  # channels of a head
-NUDGE = 0.1  # pixels by which all points are moved, to see whether the output follows
+from ddetr_edu.detector import Detector
+from ddetr_edu.models.preprocessing import ImageInput
 
 WORDS = {
-    "offsets": "each point gets an offset from the reference point",
-    "weights": "each point gets an attention weight",
-    "locations": "offsets become locations in the image",
-    "interpolation": "the feature maps are read at the locations, between pixels too",
-    "aggregation": "what was read is multiplied by the weights and summed for each head",
-    "reference": "none of the steps: the cross itself is in the wrong position",
-    "nothing": "all five steps are right, and the cross, too",
+    "offsets": "the query becomes offsets, in pixels of each level",
+    "weights": "the query becomes attention weights",
+    "locations": "reference point and offsets become locations",
+    "interpolation": "the maps are read at the locations",
+    "aggregation": "what was read is weighted and summed",
+    "several": "more than one of the steps is broken",
+    "nothing": "all five steps are right",
 }
-broken_steps = Choice(
-    "broken_steps",
-    {
-        "A": "weights",
-        "B": "interpolation",
-        "C": "nothing",
-        "D": "locations",
-        "E": "offsets",
-        "F": "aggregation",
-    },
-    WORDS,
-    {
-        ("A", "offsets"): "row O shows the offset that most others have",
-        ("A", "locations"): "its points are where those of most others are",
-        ("A", "interpolation"): "its output follows when the points move a little",
-        ("A", "aggregation"): "the first outputs all come from head 0, as they do for most others",
-        (
-            "A",
-            "nothing",
-        ): "compare its dots with those of the other panels: not where, but how large they are",
-        ("B", "offsets"): "row O shows the offset that most others have",
-        ("B", "weights"): "in the rows of W it is like most others",
-        ("B", "locations"): "its points are where those of most others are",
-        ("B", "aggregation"): "the first outputs all come from head 0, as they do for most others",
-        ("B", "nothing"): "one of its numbers is unlike that of any other program",
-        ("C", "offsets"): "row O shows the offset that most others have",
-        ("C", "weights"): "in the rows of W it is like most others",
-        ("C", "locations"): "its points are where those of most others are",
-        ("C", "interpolation"): "its output follows when the points move a little",
-        ("C", "aggregation"): "the first outputs all come from head 0, as they do for most others",
-        ("D", "offsets"): "row O shows the offset that most others have",
-        ("D", "weights"): "in the rows of W it is like most others",
-        ("D", "interpolation"): "its output follows when the points move a little",
-        ("D", "aggregation"): "the first outputs all come from head 0, as they do for most others",
-        ("D", "nothing"): "compare where its points are with the other panels",
-        (
-            "E",
-            "weights",
-        ): "many dots may lie on top of each other; the rows of W say what their weights are",
-        (
-            "E",
-            "locations",
-        ): "a step is broken only if what it was given is right: look at the row above",
-        ("E", "interpolation"): "its output follows when the points move a little",
-        ("E", "aggregation"): "the first outputs all come from head 0, as they do for most others",
-        ("E", "nothing"): "count the dots that can be seen in its panel",
-        ("F", "offsets"): "row O shows the offset that most others have",
-        ("F", "weights"): "in the rows of W it is like most others",
-        ("F", "locations"): "its points are where those of most others are",
-        ("F", "interpolation"): "its output follows when the points move a little",
-        ("F", "nothing"): "its figure is right; go through the table to the last row",
-        ("A", "reference"): "its cross is where that of the others is, on the object",
-        ("B", "reference"): "its cross is where that of the others is, on the object",
-        ("C", "reference"): "its cross is where that of the others is, on the object",
-        ("D", "reference"): "its cross is where that of the others is, on the object",
-        ("E", "reference"): "its cross is where that of the others is, on the object",
-        ("F", "reference"): "its cross is where that of the others is, on the object",
-    },
-)
+SOLUTION = {
+    "A": "weights",
+    "B": "interpolation",
+    "C": "nothing",
+    "D": "locations",
+    "E": "offsets",
+    "F": "aggregation",
+    "G": "locations",
+    "H": "nothing",
+}
+# What speaks against a word: an experiment in which the step does what it should.
+IN_ORDER = {
+    "offsets": "two queries get different offsets, and each point of a query its own",
+    "weights": "over all points of a head, its numbers add up to 1",
+    "locations": "a step of one pixel, right or down, arrives as one pixel on each level",
+    "interpolation": "a small movement changes what it reads a little, and the middle of a pixel "
+    "gives that pixel",
+    "aggregation": "what head 0 has read fills the first D of its outputs, and no others",
+    "several": "try the five steps one by one, each with inputs that you know to be right",
+}
+BROKEN = "one of its steps fails an experiment; try those that you have not tried alone"
+
+
+def _against() -> dict[tuple[str, str], str]:
+    """What speaks against each wrong word."""
+    pairs = {(name, word): text for name in SOLUTION for word, text in IN_ORDER.items()}
+    pairs |= {(name, "nothing"): BROKEN for name in SOLUTION}
+    return {(name, word): text for (name, word), text in pairs.items() if SOLUTION[name] != word}
+
+
+broken_steps = Choice("broken_steps", SOLUTION, WORDS, _against())
 
 
 class FiveSteps:
-    """The attention of one query, from its recorded offsets and weights, with or without a fault.
+    """The five steps of one query, one method each, with or without a fault.
 
     Args:
-        record: One attention, recorded.
-        query: The query.
-        name: Which of the attentions of `broken_steps`.
-
-    Attributes:
-        offsets: (M, L, P, 2), what step O gives.
-        weights: (M, L, P), what step W gives.
-        locations: (M, L, P, 2), what step L gives, as fractions of the image.
+        attention: The layers that make offsets and weights.
+        spatial_shapes: [(H, W), ...] of each level.
+        name: Which of the programs of `broken_steps`.
     """
 
-    def __init__(self, record: AttentionRecord, query: int, name: str):
-        self.fault, self.shapes = broken_steps.solution[name], record.spatial_shapes
-        one = slice(query, query + 1)
-        self.reference = record.reference_points[:, one]  # (1, 1, L, 2 or 4)
-        offsets, weights = record.offsets[:, one], record.weights[:, one]
-        if self.fault == "offsets":
-            offsets = torch.zeros_like(offsets)
-        if self.fault == "weights":  # a softmax for each level
-            weights = weights / weights.sum(-1, keepdim=True)
-        used = offsets.flip(-1) if self.fault == "locations" else offsets  # (dy, dx) for (dx, dy)
-        self.locations = sampling_locations(self.reference, used, self.shapes)[0, 0]
-        self.offsets, self.weights = offsets[0, 0], weights[0, 0]
+    def __init__(self, attention: MSDeformAttn, spatial_shapes: SpatialShapes, name: str):
+        self._attention, self._shapes, self._name = attention, spatial_shapes, name
+        self._per_point = (attention.n_heads, attention.n_levels, attention.n_points)
 
-    def output(self, nudge: float = 0.0, first_head: float = 1.0) -> Tensor:
-        """Read random feature maps, and sum.
+    @torch.no_grad()
+    def offsets(self, query: Tensor) -> Tensor:
+        """(C,) -> (M, L, P, 2), (x, y) in pixels of the level"""
+        used = torch.zeros_like(query) if self._name == "E" else query
+        return self._attention.sampling_offsets(used).view(*self._per_point, 2)
 
-        Args:
-            nudge: Pixels of the level by which all points are moved to the right.
-            first_head: What the maps of head 0 are multiplied by.
+    @torch.no_grad()
+    def weights(self, query: Tensor) -> Tensor:
+        """(C,) -> (M, L, P)"""
+        scores = self._attention.attention_weights(query).view(self._per_point)
+        return scores.softmax(-1) if self._name == "A" else attention_weights(scores)
 
-        Returns:
-            (M*D,)
-        """
-        generator = torch.Generator().manual_seed(0)
-        samples = []
-        for level, (height, width) in enumerate(self.shapes):
-            maps = torch.randn(self.weights.shape[0], D, height, width, generator=generator)
-            maps[0] *= first_head
-            moved = self.locations[:, None, level] + torch.tensor([nudge / width, 0.0])
-            mode = "nearest" if self.fault == "interpolation" else "bilinear"
-            read = F.grid_sample(maps, 2 * moved - 1, mode=mode, align_corners=False)
-            samples.append(read[:, :, 0].transpose(1, 2))  # (M, D, 1, P) -> (M, P, D)
-        stacked = torch.stack(samples, dim=1)  # (M, L, P, D)
-        output = aggregate(stacked[None, None], self.weights[None, None])[0, 0]
-        if self.fault == "aggregation":  # channel by channel instead of head by head
-            output = output.view(-1, D).T.flatten()
+    def locations(self, reference: Tensor, offsets: Tensor) -> Tensor:
+        """(2,) and (M, L, P, 2) -> (M, L, P, 2), (x, y) as fractions of the image"""
+        shapes = self._shapes
+        if self._name == "D":
+            shapes = [(width, height) for height, width in shapes]
+        if self._name == "G":
+            shapes = shapes[:1] * len(shapes)
+        everywhere = reference.expand(1, 1, len(shapes), 2)
+        return sampling_locations(everywhere, offsets[None, None], shapes)[0, 0]
+
+    def interpolation(self, maps: list[Tensor], locations: Tensor) -> Tensor:
+        """L maps (M, D, H, W) and (M, L, P, 2) -> (M, L, P, D)"""
+        mode = "nearest" if self._name == "B" else "bilinear"
+        samples = [
+            F.grid_sample(of_level, 2 * locations[:, None, level] - 1, mode, align_corners=False)
+            for level, of_level in enumerate(maps)
+        ]  # L x (M, D, 1, P)
+        return torch.stack([read[:, :, 0].transpose(1, 2) for read in samples], dim=1)
+
+    def aggregation(self, samples: Tensor, weights: Tensor) -> Tensor:
+        """(M, L, P, D) and (M, L, P) -> (M*D,)"""
+        output = aggregate(samples[None, None], weights[None, None])[0, 0]
+        if self._name == "F":
+            return output.view(len(samples), -1).T.flatten()  # channel by channel
         return output
 
-    def symptoms(self) -> dict[str, float]:
-        """What can be measured from outside, in the order of the steps.
 
-        Returns:
-            {what was measured, after the letter of the step: the number}.
-        """
-        output = self.output()
-        x, y = self.offsets[0, 0, -1].tolist()
-        cross = self.reference[0, 0, 0, :2]
-        right, below = (self.locations[0, 0, -1] - cross).tolist()
-        moved = (output - self.output(NUDGE)).abs().max().item()
-        of_first_head = output[:D] != self.output(first_head=2.0)[:D]
-        return {
-            "O  offset of one point, to the right": x,
-            "O  offset of the same point, down": y,
-            "W  highest weight": self.weights.max().item(),
-            "W  sum of a head's weights": self.weights[0].sum().item(),
-            "L  the same point, right of the cross (% of the image)": 100 * right,
-            "L  the same point, below the cross (% of the image)": 100 * below,
-            f"I  change of the output when points move by {NUDGE} pixels": moved,
-            f"A  of the first {D} outputs, how many read head 0": int(of_first_head.sum()),
-        }
+class GivenToAttention(NamedTuple):
+    """What one attention is given for one query."""
+
+    attention: MSDeformAttn
+    query: Tensor  # (C,)
+    reference: Tensor  # (2,), (x, y) as fractions of the image
+    maps: list[Tensor]  # L x (M, D, H, W), the values of each level
+
+    @property
+    def spatial_shapes(self) -> SpatialShapes:
+        """[(H, W), ...] of each level."""
+        return [(of_level.shape[2], of_level.shape[3]) for of_level in self.maps]
+
+
+@torch.no_grad()
+def encoder_query(detector: Detector, image: ImageInput, x: float, y: float) -> GivenToAttention:
+    """Record what the encoder's first attention is given for one token of the finest level.
+
+    Args:
+        detector: The detector, whose model is a Deformable DETR.
+        image: Anything that `load_image` takes.
+        x: The token is the one whose pixel covers (x, y), as fractions of the image.
+        y: Likewise.
+
+    Returns:
+        The attention and its input.
+    """
+    (_, attention), *_ = choose_attentions(detector.model, "encoder*")
+    received: list[tuple] = []
+    hook = attention.register_forward_pre_hook(lambda _, given: received.append(given))
+    try:
+        detector.predict(image)
+    finally:
+        hook.remove()
+    ((queries, references, value, spatial_shapes, _),) = received
+    height, width = spatial_shapes[0]
+    token = int(y * height) * width + int(x * width)
+    value = attention.value_proj(value[0]).unflatten(-1, (attention.n_heads, -1))  # (S, M, D)
+    of_levels = value.split([rows * columns for rows, columns in spatial_shapes])
+    maps = [
+        of_level.permute(1, 2, 0).unflatten(-1, shape)
+        for of_level, shape in zip(of_levels, spatial_shapes, strict=True)
+    ]
+    return GivenToAttention(attention, queries[0, token], references[0, token, 0], maps)
