@@ -66,7 +66,8 @@ def plot_head_points(
         axis.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
         axis.set_aspect(height / width)
         axis.spines[:].set_visible(False)
-        axis.set_xlabel(f"head {head}", fontsize=10)
+        middle = (0.5 - low[0]) / (high[0] - low[0])  # of the frame, which may not fill the panel
+        axis.set_xlabel(f"head {head}", x=middle, fontsize=10)
     handles = [
         Line2D([], [], marker=LEVEL_MARKS[level % len(LEVEL_MARKS)], color="0.5", ls="", ms=7)
         for level in range(n_levels)

@@ -14,6 +14,8 @@ from ddetr_edu.checkpoints.shipped import shipped_checkpoint
 from ddetr_edu.course import checks
 from ddetr_edu.course.exercises.lesson_05_faults import SHAPES, recorded_heads
 from ddetr_edu.data.shapes import held_out_scenes
+from ddetr_edu.models.config import DeformableDETRConfig
+from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.viz import attention_statistics
 
 
@@ -197,3 +199,19 @@ def test_which_test_catches_which_version():
     assert not torch.allclose(apart(one_head), attention_weights(one_head))
     assert math.isclose(apart(several)[0, 0, 0, 0].sum().item(), 1 / 3, rel_tol=1e-5)
     assert all(itertools.chain(*(attention_weights(several) > 0).flatten(1).tolist()))
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_only_learned_queries_weigh_every_image_alike_in_the_first_decoder_layer(two_stage):
+    """`Where are the keys?`: a query that starts from a token has seen its surroundings."""
+    torch.manual_seed(0)
+    config = DeformableDETRConfig.preset("tiny_two_stage" if two_stage else "tiny")
+    model = DeformableDETR(config).eval()
+    layers = [layer for layer in model.modules() if isinstance(layer, MSDeformAttn)]
+    for layer in layers:
+        torch.nn.init.normal_(layer.attention_weights.weight, std=0.3)
+    first = layers[config.n_encoder_layers]
+    with torch.no_grad(), capture(first) as records:
+        for image in torch.randn(2, 1, 3, 64, 96):
+            model(image, torch.zeros(1, 64, 96, dtype=torch.bool))
+    assert torch.equal(records[0].weights, records[1].weights) != two_stage

@@ -149,7 +149,7 @@ def without_box_size(reference_points: Tensor, offsets: Tensor, shapes: list) ->
 
 def _offsets_and_strides() -> Cases:
     sizes = {  # (M, L, P), and the strides
-        "the star of the paper's model": ((8, 4, 6), [8, 16, 32, 64]),
+        "the star of eight heads": ((8, 4, 6), [8, 16, 32, 64]),
         "trained offsets, of any size": ((5, 3, 7), [4, 8, 16]),
         "the farthest point is the first one": ((3, 2, 4), [16, 32]),
         "one head": ((1, 5, 2), [2, 4, 8, 16, 32]),
@@ -325,6 +325,9 @@ sampling_locations = Exercise(
             sampling_locations_with(
                 around_box=lambda o, size: o / torch.arange(1, o.shape[-2] + 1)[:, None] * size / 2
             )
+        ),
+        "the offsets around a box were divided by 4; divide by P, which need not be 4": (
+            sampling_locations_with(around_box=lambda o, size: o / 4 * size / 2)
         ),
         "around a box, the number of points and the half are both missing": (
             sampling_locations_with(around_box=lambda o, size: o * size)

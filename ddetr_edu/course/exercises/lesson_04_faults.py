@@ -183,7 +183,7 @@ FAULTS = {
         first_reference,
     ),
     "first image": Fault(
-        "the references of the first image are used in every image of the batch",
+        "the references of the first image are used for the whole batch",
         "every ring would be filled, and only in a second image would the points be wrong",
         first_image,
     ),

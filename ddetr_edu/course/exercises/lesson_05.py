@@ -67,6 +67,9 @@ attention_weights = Exercise(
         "the softmax runs over all heads together; each head has its own": (
             lambda scores: scores.flatten(2).softmax(-1).view_as(scores)
         ),
+        "the softmax runs over the whole tensor; each query and head has its own": (
+            lambda scores: scores.flatten().softmax(0).view_as(scores)
+        ),
         "the softmax runs over the heads": lambda scores: scores.softmax(2),
         "the softmax runs over the queries": lambda scores: scores.softmax(1),
         "the scores were normalised without exp": lambda scores: (
@@ -84,6 +87,9 @@ attention_weights = Exercise(
         ),
         "two softmaxes were applied, one after the other; it takes one over both axes": (
             lambda scores: scores.softmax(-1).softmax(-2)
+        ),
+        "the scores were divided by a root, as in dense attention; here nothing divides them": (
+            lambda scores: my_attention_weights(scores / scores.shape[-1] ** 0.5)
         ),
         "a sigmoid was used; the weights of a head must sum to 1": lambda scores: scores.sigmoid(),
     },

@@ -61,14 +61,14 @@ LOOK = {  # where to look instead
     "head 7": "measure its weights over all queries",
 }
 HALF_RIGHT = {  # a wrong word whose description fits, though another fits better
-    ("head 3", "healthy"): "it has an output, but does it ever choose another point?",
-    ("head 4", "healthy"): "it follows its query, but at how many locations does it read?",
-    ("head 7", "healthy"): "its points follow its query, but do its weights ever choose?",
+    ("head 3", "healthy"): "it has an output, but it asks for the same point again and again",
+    ("head 4", "healthy"): "it follows its query, but its points do not spread as they should",
+    ("head 7", "healthy"): "its points follow its query, but its weights do not",
     ("head 2", "dead"): "its output is zero, but it would not be if it read anything",
-    ("head 3", "constant"): "its weights hardly change, but more is wrong with them than that",
-    ("head 3", "one level"): "its weight is on one level, but can you be more precise?",
+    ("head 3", "constant"): "its weights hardly change, but its points move with the query",
+    ("head 3", "one level"): "its weight is on one level, but another word says more",
     ("head 7", "constant"): "its weights do not change, but its points move with the query",
-    ("head 7", "split levels"): "each level has a third, but is there any competition within one?",
+    ("head 7", "split levels"): "each level has a third, but nothing competes within one, either",
 }
 
 
