@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ddetr_edu.analysis.inspector import explore, write_inspector
     from ddetr_edu.analysis.trace import DetectionTrace, trace
     from ddetr_edu.attention import AttentionRecord, MSDeformAttn, backends, ms_deform_attn
+    from ddetr_edu.attention.accelerate import accelerate, accelerated_transformers
     from ddetr_edu.checkpoints.io import load, save
     from ddetr_edu.detector import Detector
     from ddetr_edu.models.capture import capture
@@ -39,6 +40,8 @@ __all__ = [
     "Detector",
     "MSDeformAttn",
     "Predictions",
+    "accelerate",
+    "accelerated_transformers",
     "animate_training",
     "backends",
     "capture",
@@ -61,6 +64,8 @@ _LAZY = {
     "Detector": "ddetr_edu.detector",
     "MSDeformAttn": "ddetr_edu.attention",
     "Predictions": "ddetr_edu.models.deformable_detr",
+    "accelerate": "ddetr_edu.attention.accelerate",
+    "accelerated_transformers": "ddetr_edu.attention.accelerate",
     "animate_training": "ddetr_edu.analysis.animation",
     "backends": "ddetr_edu.attention",
     "capture": "ddetr_edu.models.capture",
