@@ -222,6 +222,15 @@ def test_mended_boxes_enclose_their_objects(name):
     torch.testing.assert_close(mended.float(), torch.tensor(scene.boxes) * factor.repeat(2))
 
 
+def test_the_boxes_of_the_figures_are_tried():
+    cases = checks.mend_boxes.cases()
+    for name in PLANTED:
+        image, drawn, original = drawn_wrong(name)
+        boxes, *others = cases[f"figure {name}"]
+        torch.testing.assert_close(boxes, drawn)
+        assert others == [name, (image.height, image.width), original]
+
+
 def test_every_wrong_word_is_answered_without_the_right_one():
     choice = checks.broken_convention
     wrong = [

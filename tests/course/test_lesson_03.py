@@ -209,3 +209,35 @@ def test_a_value_cut_off_with_the_first_missing_corner_is_named():
         return torch.zeros(channels)
 
     assert "as soon as one corner is missing" in checks.bilinear_sample.check(cut).message
+
+
+@pytest.mark.parametrize(
+    ("exists", "told"),
+    [
+        (lambda r, c, height, width: True, "no index was checked"),
+        (lambda r, c, height, width: r < height and c < width, "negative indices read from"),
+    ],
+)
+def test_indices_that_are_not_checked_are_named(exists, told):
+    def sample(feature_map, x, y):
+        height, width, channels = feature_map.shape
+        column, row = x.item() * width - 0.5, y.item() * height - 0.5
+        left, top = int(np.floor(column)), int(np.floor(row))
+        value = torch.zeros(channels)
+        for r in (top, top + 1):
+            for c in (left, left + 1):
+                if exists(r, c, height, width):
+                    value += (1 - abs(r - row)) * (1 - abs(c - column)) * feature_map[r, c]
+        return value
+
+    assert f"it looks as if {told}" in checks.bilinear_sample.check(sample).message
+
+
+def test_slopes_of_rows_that_count_half_each_are_named():
+    def slope(feature_map, x, y):
+        height, width = feature_map.shape
+        left, top = int(x * width - 0.5), int(y * height - 0.5)
+        (a, b), (c, d) = feature_map[top : top + 2, left : left + 2]
+        return width * (b - a + d - c) / 2, height * (c - a + d - b) / 2
+
+    assert "count half each" in checks.bilinear_slope.check(slope).message

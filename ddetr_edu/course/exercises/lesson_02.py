@@ -99,6 +99,9 @@ to_pixels = Exercise(
         "fractions were taken to run from -1 to 1, as those of grid_sample do; ours start at 0": (
             by_side(lambda x, size: (x + 1) / 2 * size - 0.5)
         ),
+        "x was multiplied by H and y by W, and half a pixel is missing": lambda points, shape: (
+            points * points.new_tensor(shape)
+        ),
     },
     library=(pixel_position,),
 )
@@ -136,6 +139,9 @@ from_pixels = Exercise(
         ),
         "the result runs from -1 to 1, as grid_sample wants it; ours runs from 0 to 1": by_side(
             lambda x, size: 2 * (x + 0.5) / size - 1
+        ),
+        "x was divided by H and y by W, and half a pixel is missing": lambda positions, shape: (
+            positions / positions.new_tensor(shape)
         ),
     },
 )

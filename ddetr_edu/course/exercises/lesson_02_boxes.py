@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from ddetr_edu.course.exercise import Cases, Exercise
 
@@ -109,6 +110,12 @@ def convert_scaled(boxes, source, target, old_size, new_size):
     return right * scale.repeat(2) if target == "cxcywh" else right
 
 
+def convert_all_in_pixels(boxes, source, target, old_size, new_size):
+    """The wrong conversion that takes cxcywh to be in pixels, like the other formats."""
+    scale = boxes.new_tensor(new_size[::-1]) / boxes.new_tensor(old_size[::-1])
+    return box_convert(boxes * scale.repeat(2), source, target)
+
+
 convert_boxes = Exercise(
     my_convert_boxes,
     _boxes_to_convert,
@@ -154,6 +161,15 @@ convert_boxes = Exercise(
             lambda b, t, size: b * size.repeat(2) if t == "cxcywh" else b
         ),
         "fractions were scaled to the new image; a fraction stays what it is": convert_scaled,
+        "boxes were divided by the size of the new image; they come in pixels of the old one": (
+            convert_after(lambda b, s, t, old, new: (b, s, t, new, new))
+        ),
+        "cxcywh was taken to be in pixels; its numbers are fractions of the image": (
+            convert_all_in_pixels
+        ),
+        "only the format was changed: the two sizes were not used": lambda b, s, t, old, new: (
+            convert_all_in_pixels(b, s, t, old, old)
+        ),
         "where cxcywh is wanted, height comes before width": convert_before(
             lambda b, t, size: b[:, [0, 1, 3, 2]] if t == "cxcywh" else b
         ),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddetr_edu.course.broken_boxes import FAULTS, PLANTED
+from ddetr_edu.course.broken_boxes import FAULTS, PLANTED, drawn_wrong
 from ddetr_edu.course.choice import Choice
 from ddetr_edu.course.exercise import Cases, Exercise
 
@@ -90,11 +90,12 @@ broken_convention = Choice(
 
 
 def _drawn_boxes() -> Cases:
+    cases: Cases = {}
+    for figure in PLANTED:
+        image, boxes, original = drawn_wrong(figure)
+        cases[f"figure {figure}"] = boxes, figure, (image.height, image.width), original
     # the figure, the size (H, W) of the image shown and of its file, the number of boxes
     images = {
-        "figure A": ("A", (220, 175), (220, 175), 4),
-        "figure B": ("B", (169, 202), (169, 202), 3),
-        "figure C": ("C", (256, 341), (166, 221), 5),
         "as in figure A, another image": ("A", (30, 44), (30, 44), 2),
         "as in figure B, an image higher than wide": ("B", (90, 50), (90, 50), 6),
         "as in figure C, an image made smaller": ("C", (40, 60), (80, 120), 1),
@@ -103,7 +104,6 @@ def _drawn_boxes() -> Cases:
         "as in figure B, resized as well": ("B", (24, 48), (36, 72), 9),
     }
     generator = torch.Generator().manual_seed(0)
-    cases: Cases = {}
     for name, (figure, size, original, count) in images.items():
         ends = torch.rand(count, 2, 2, generator=generator, dtype=torch.float64).sort(dim=1).values
         right = (ends * torch.tensor(size[::-1])).flatten(1)  # (n, 4) xyxy

@@ -112,8 +112,9 @@ def sample_pixels(
         feature_map: (H, W, D).
         column: In pixels, a whole number at a pixel centre; autograd follows a tensor.
         row: Likewise.
-        border: What is sampled beyond the border: "zeros", "repeat" (the outermost pixel), "wrap"
-            (the opposite side), or "cut" (the whole value is 0 as soon as a corner is missing).
+        border: What is sampled beyond the border: "zeros", "repeat" (the outermost pixel), "cut"
+            (the whole value is 0 as soon as a corner is missing), "negative" (negative indices
+            count from the other side), or "unchecked" (likewise; too large ones raise IndexError).
         ceil: Take ceil(column) instead of floor(column) + 1 for the far corner.
         floor: What finds the near corner.
 
@@ -131,9 +132,8 @@ def sample_pixels(
         for c, weight_x in ((left, right - column), (right, column - left)):
             if border == "repeat":
                 r, c = min(max(r, 0), height - 1), min(max(c, 0), width - 1)
-            elif border == "wrap":
-                r, c = r % height, c % width
-            if 0 <= r < height and 0 <= c < width:
+            exists = r < height and c < width and (border == "negative" or (r >= 0 and c >= 0))
+            if exists or border == "unchecked":
                 value = value + weight_y * weight_x * feature_map[r, c]
     return value
 
@@ -294,9 +294,14 @@ bilinear_sample = Exercise(
         "the border was repeated; beyond the map there are zeros": bilinear_sample_by(
             lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="repeat")
         ),
-        "indices beyond the border wrapped around to the other side (a negative index?)": (
+        "negative indices read from the other side of the map; beyond the border there are zeros": (
             bilinear_sample_by(
-                lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="wrap")
+                lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="negative")
+            )
+        ),
+        "no index was checked; -1 reads from the other side of the map, W and H are too large": (
+            bilinear_sample_by(
+                lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="unchecked")
             )
         ),
         "locations outside [0, 1] were clamped to the border; values fade to zero there": (

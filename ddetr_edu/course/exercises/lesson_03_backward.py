@@ -146,6 +146,11 @@ bilinear_slope = Exercise(
         "only the upper row and the left column count; the other ones have a part in it, too": (
             lambda f, x, y: slope_at(f, x * f.shape[1] - 0.5, y * f.shape[0] - 0.5, whole=True)
         ),
+        "the two rows, and the two columns, count half each; the nearer one should count more": (
+            lambda f, x, y: slope_at(
+                f, torch.floor(x * f.shape[1] - 0.5) + 0.5, torch.floor(y * f.shape[0] - 0.5) + 0.5
+            )
+        ),
         "the two rows are mixed by how far right the location is; it must be how far down": (
             slope_with_swapped_mixing
         ),
@@ -307,9 +312,9 @@ bilinear_backward = Exercise(
                 lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="repeat")
             )
         ),
-        "indices beyond the border wrapped around to the other side (a negative index?)": (
+        "negative indices read from the other side of the map; beyond the border there are zeros": (
             backward_of(
-                lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="wrap")
+                lambda f, x, y, h, w: sample_pixels(f, x * w - 0.5, y * h - 0.5, border="negative")
             )
         ),
         "there is no gradient as soon as one corner is missing; the others still have one": (
