@@ -214,6 +214,8 @@ def test_the_colours_show_what_the_lesson_says():
     assert (locations[:, :, 1, ..., 0] < centre[:, :, 0, ..., 0]).all()
     reach = (locations - centre).abs().amax((2, 4))[..., 0]  # (N, Lq, L)
     torch.testing.assert_close(reach[..., 1], 2 * reach[..., 0])
+    distance = (locations - centre).norm(dim=-1)  # (N, Lq, M, L, P)
+    assert (distance.argmin(-1) == 0).all()  # p0 is the nearest to the centre
     black = (samples == 0).all(-1)
     outside = ((locations < 0) | (locations > 1)).any(-1)
     assert black.sum() == 2 and outside[black].all()

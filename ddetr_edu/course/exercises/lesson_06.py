@@ -148,7 +148,7 @@ def my_naive_attention(value, spatial_shapes, locations, weights):
 def _few_points() -> Cases:
     return _attention_inputs(
         {
-            "one query, one head, one level": (1, 1, 1, [(3, 4)], 2, 5),
+            "one query, one head, one level": (1, 1, 1, [(3, 4)], 2, 1),
             "two levels": (1, 1, 1, [(5, 3), (2, 4)], 3, 6),
             "several heads": (1, 1, 3, [(4, 6)], 4, 5),
             "several queries": (1, 4, 1, [(2, 5)], 3, 2),
@@ -214,6 +214,9 @@ naive_attention = Exercise(
         "only the last point of a level counts; points are summed": attention_by(
             reduce=lambda weighted: weighted[..., -1]
         ),
+        "each sample replaced the one before; it is added to what the head has so far": (
+            attention_by(reduce=lambda weighted: weighted[..., -1], add=lambda total, last: last)
+        ),
         "all images read the tokens of the first": with_inputs(
             lambda value, *others: (value[:1].expand_as(value), *others)
         ),
@@ -249,7 +252,7 @@ def my_grid_sample_attention(value, spatial_shapes, locations, weights):
 def _many_points() -> Cases:
     return _attention_inputs(
         {
-            "one query, one head, one level": (1, 1, 1, [(3, 4)], 2, 5),
+            "one query, one head, one level": (1, 1, 1, [(3, 4)], 2, 1),
             "several heads": (1, 2, 3, [(6, 4)], 7, 5),
             "several images": (5, 4, 1, [(2, 7)], 3, 6),
             "six different primes": (2, 11, 5, [(8, 6), (4, 9), (3, 1)], 7, 13),
@@ -277,6 +280,11 @@ grid_sample_attention = Exercise(
         "the tokens were reshaped into maps without moving the heads forward first": attention_by(
             maps=lambda tokens, height, width: tokens.reshape(
                 tokens.shape[0] * tokens.shape[2], tokens.shape[3], height, width
+            )
+        ),
+        "the batch axis of the maps has the heads first, that of the grid the images": attention_by(
+            maps=lambda tokens, height, width: (
+                tokens.permute(2, 0, 3, 1).flatten(0, 1).unflatten(-1, (height, width))
             )
         ),
         "the locations were reshaped to N*M without moving the heads before the queries": (
