@@ -33,8 +33,8 @@ COMMANDS = (
 # also among the commands above, it is one by itself, too.
 GROUPS = {
     "data": (
-        "Generate, download, validate or count data sets in COCO's layout.",
-        ("shapes", "coco", "validate", "stats"),
+        "Generate, download, convert, split, validate or count data sets in COCO's layout.",
+        ("shapes", "coco", "convert", "split", "validate", "stats"),
     ),
     "course": (
         "Show what you have passed (`ddetr course` alone, or `ddetr course --json`), copy the "
@@ -45,6 +45,8 @@ GROUPS = {
 }
 WITHOUT_TORCH = (
     "ddetr data coco",
+    "ddetr data convert",
+    "ddetr data split",
     "ddetr data validate",
     "ddetr course",
     "ddetr course copy",

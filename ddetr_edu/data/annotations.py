@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,8 @@ def split_names(root: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(
             f"{root} is not a COCO data set: there is no folder {folder}; give the folder that "
-            "holds annotations/instances_SPLIT.json and the images in SPLIT/"
+            "holds annotations/instances_SPLIT.json and the images in SPLIT/, or make one of other "
+            "formats with `ddetr data convert`"
         )
     return sorted(f.stem.removeprefix("instances_") for f in folder.glob("instances_*.json"))
 
@@ -72,9 +73,10 @@ def find_annotations(root: Path, split: str) -> Path:
             remedy = f"there is {others}; {remedy}" if split == "val" else f"choose one of {others}"
         if splits and split == "val":
             remedy += (
-                ": training is evaluated on images that it does not use, for example a tenth of "
-                "those you have. If one of these splits is meant for that, rename its file and "
-                "its folder; `ddetr train --overfit 8` needs no such split"
+                ": training is evaluated on images that it does not use, for example a fifth of "
+                "those you have, which `ddetr data split` sets aside. If one of these splits is "
+                "meant for that, rename its file and its folder; `ddetr train --overfit 8` needs "
+                "no such split"
             )
     raise DataError(f"{folder} has {problem} {split!r}; {remedy}")
 
@@ -98,7 +100,24 @@ def read_annotations(file: Path, folder: Path, on_fault: OnFault) -> AnnotationF
         DataError: If the file cannot be read or lacks one of COCO's three lists, or what `on_fault`
             raises.
     """
-    data = read_lists(file)
+    return check_lists(read_lists(file), file, folder, on_fault)
+
+
+def check_lists(data: dict, file: Path, folder: Path, on_fault: OnFault) -> AnnotationFile:
+    """Check the lists of one annotation file.
+
+    Args:
+        data: From `read_lists`.
+        file: The annotation file, for messages.
+        folder: The folder of its images; a `file_name` may also be an absolute path.
+        on_fault: As in `read_annotations`.
+
+    Returns:
+        What can be used.
+
+    Raises:
+        DataError: What `on_fault` raises.
+    """
     categories = _read_categories(data["categories"], file, on_fault)
     images = _read_images(data["images"], file, folder, on_fault)
     annotations = _resolve_ids(data, images, categories, file, on_fault)
@@ -106,11 +125,18 @@ def read_annotations(file: Path, folder: Path, on_fault: OnFault) -> AnnotationF
     return AnnotationFile(images, categories, objects, _exif_orientation(data, file))
 
 
-def read_lists(path: Path) -> dict:
+def _without_polygons(entry: dict) -> dict:
+    """For json.loads: polygons are nine tenths of COCO's file and are not used here."""
+    entry.pop("segmentation", None)
+    return entry
+
+
+def read_lists(path: Path, of_entry: Callable[[dict], dict] = _without_polygons) -> dict:
     """The content of an annotation file, without its polygons.
 
     Args:
         path: The annotation file.
+        of_entry: Called for each JSON object as soon as it is read; returns what to keep of it.
 
     Returns:
         The file's object, which has the lists "images", "annotations" and "categories". Their
@@ -120,7 +146,7 @@ def read_lists(path: Path) -> dict:
         DataError: If the file is not JSON or lacks one of the three lists.
     """
     try:
-        data = json.loads(path.read_bytes(), object_hook=_without_polygons)
+        data = json.loads(path.read_bytes(), object_hook=of_entry)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); save it as UTF-8") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -132,12 +158,6 @@ def read_lists(path: Path) -> dict:
                 "images, annotations and categories"
             )
     return data
-
-
-def _without_polygons(entry: dict) -> dict:
-    """For json.loads: polygons are nine tenths of COCO's file and are not used here."""
-    entry.pop("segmentation", None)
-    return entry
 
 
 def _exif_orientation(data: dict, file: Path) -> ExifOrientation | None:

@@ -88,9 +88,17 @@ def test_an_error_in_the_arguments_imports_nothing_slow(line):
     assert (code, modules) == (1, []) and len(errors.splitlines()) == 1
 
 
-def test_validating_data_imports_no_torch(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data validate shapes",
+        "data convert --from coco shapes --out out",
+        "data split shapes --out out --val 0.5",
+    ],
+)
+def test_validating_and_converting_data_imports_no_torch(line, tmp_path):
     write_shapes_set(tmp_path / "shapes", train=1, val=1, seed=0)
-    code, modules, output, errors = imported("data validate shapes", folder=tmp_path)
+    code, modules, output, errors = imported(line, folder=tmp_path)
     assert (code, modules) == (0, []) and "train: 1 images" in output
     assert "importing" not in errors
 
