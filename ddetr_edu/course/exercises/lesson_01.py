@@ -165,6 +165,11 @@ dense_attention = Exercise(
         "the softmax runs over the queries; the weights of one query over all keys sum to 1": (
             lambda q, k, v: attention_with(similarities(q, k) / q.shape[2] ** 0.5, v, dim=1)
         ),
+        "the weights of all queries together sum to 1; those of each one should": lambda q, k, v: (
+            (exponentials := (similarities(q, k) / q.shape[2] ** 0.5).exp())
+            / exponentials.sum()
+            @ v
+        ),
         "the softmax runs over the images": lambda q, k, v: attention_with(
             similarities(q, k) / q.shape[2] ** 0.5, v, dim=0
         ),

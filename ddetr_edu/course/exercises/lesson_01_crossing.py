@@ -69,6 +69,11 @@ def _measured_times() -> Cases:
             [[1, 2, 3, 5, 9, 17, 40, 90, 180, 400]],
             [[2, 4, 6, 9, 16, 30, 60, 120, 220, 400]],
         ),
+        "dense attention is faster at no size, and equally fast at two": (
+            [70, 20, 300, 45],
+            [[9, 4, 60, 7]],
+            [[8, 4, 30, 7]],
+        ),
         "one size": ([77], [[2]] * 5, [[3]] * 5),
     }
     return {
@@ -85,6 +90,7 @@ def crossing_by(
     ordered: bool = True,
     log_tokens: bool = True,
     log_times: bool = True,
+    crosses=lambda now, then: now > 0,
     first: bool = False,
     between: bool = True,
 ) -> float:
@@ -98,6 +104,8 @@ def crossing_by(
         ordered: Sort by size first.
         log_tokens: Interpolate the logarithms of the sizes.
         log_times: And those of the times.
+        crosses: Of the logarithms of (deformable / dense) at a size and at the next: whether they
+            cross between these, or at the next.
         first: Take the first crossing instead of the last.
         between: Interpolate; otherwise take the first size at which deformable attention is faster.
 
@@ -107,14 +115,14 @@ def crossing_by(
     order = tokens.argsort() if ordered else torch.arange(len(tokens))
     tokens, dense, deformable = tokens[order], best(dense)[order], best(deformable)[order]
     lead = (deformable / dense).log() if log_times else deformable - dense
-    ahead = [k for k in range(len(tokens)) if lead[k] > 0]
+    if lead[-1] > 0:
+        return math.inf
+    ahead = [k for k in range(len(tokens) - 1) if crosses(lead[k], lead[k + 1])]
     if first:
-        ahead = [k for k in ahead if k + 1 == len(tokens) or lead[k + 1] <= 0][:1]
+        ahead = [k for k in ahead if lead[k + 1] <= 0][:1]
     if not ahead:
         return 0.0
     last = ahead[-1]
-    if last + 1 == len(tokens):
-        return math.inf
     share = lead[last] / (lead[last] - lead[last + 1]) if between else torch.ones(())
     if log_tokens:
         return (tokens[last] * (tokens[last + 1] / tokens[last]) ** share).item()
@@ -151,6 +159,17 @@ crossing = Exercise(
         ),
         "this is the first crossing; after the last one deformable attention stays faster": (
             lambda t, a, b: crossing_by(t, a, b, first=True)
+        ),
+        "a size at which both are equally fast was taken for a crossing, although dense attention "
+        "is faster at no size": lambda t, a, b: crossing_by(
+            t, a, b, crosses=lambda now, then: now >= 0
+        ),
+        "the curves only crossed where deformable attention is faster at the next size; they also "
+        "do if both are equally fast there": lambda t, a, b: crossing_by(
+            t, a, b, crosses=lambda now, then: now >= 0 > then
+        ),
+        "the crossings at a size at which both are equally fast were passed over": (
+            lambda t, a, b: crossing_by(t, a, b, crosses=lambda now, then: now > 0 > then)
         ),
         "this is the first measured size at which deformable attention is faster; the curves cross "
         "before it": lambda t, a, b: crossing_by(t, a, b, between=False),
