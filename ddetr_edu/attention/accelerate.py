@@ -39,7 +39,6 @@ FAMILIES = [
     "rf_detr",
     "rt_detr",
     "rt_detr_v2",
-    "",
 ]
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -1,8 +1,10 @@
 """Our operation under the models of transformers: the same answers, and everything put back."""
 
 import importlib
+import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -307,3 +309,11 @@ def test_an_accelerated_model_can_be_exported():
         found = exported.module()(image)
     assert "ddetr" not in str(exported.graph)
     torch.testing.assert_close(found, model(image), rtol=1e-4, atol=1e-4)
+
+
+def test_the_example_of_the_readme_runs():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = (b for b in re.findall(r"```python\n(.*?)```", readme, re.S) if "accelerate" in b)
+    names: dict = {}
+    exec(code, names)
+    assert names["outputs"].pred_boxes.shape[-1] == 4
