@@ -11,10 +11,11 @@ from torchvision.ops import box_convert
 from ddetr_edu.losses.criterion import detection_losses
 from ddetr_edu.losses.denoising import Denoising, denoising_losses
 from ddetr_edu.losses.matcher import LossWeights
-from ddetr_edu.models.backbone import fuse_conv_bn
+from ddetr_edu.models.backbone import normalization
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
 from ddetr_edu.models.detr import DETR
+from ddetr_edu.models.fusing import fuse_conv_bn
 from ddetr_edu.models.non_finite import check_finite
 from ddetr_edu.models.preprocessing import ImageInput, best_detections, load_image, make_batch
 
@@ -254,7 +255,7 @@ class Detector(nn.Module):
                 "detector.float(), and for 16-bit arithmetic call the detector inside `with "
                 'torch.autocast("cuda", torch.bfloat16):`'
             )
-        return make_batch(images, self.resize, training)
+        return make_batch(images, self.resize, training, *normalization(self.model.backbone))
 
     def prepare_target(
         self, target: dict[str, Tensor], size: tuple[int, int], n: int = 0

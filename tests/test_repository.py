@@ -38,7 +38,10 @@ def test_conda_users_get_the_same_versions():
 
 
 def test_every_dependency_is_pinned():
-    groups = PROJECT["dependency-groups"].values()
+    groups = [
+        *PROJECT["dependency-groups"].values(),
+        *PROJECT["project"]["optional-dependencies"].values(),
+    ]
     required = [*PROJECT["project"]["dependencies"], *(name for group in groups for name in group)]
     pinned = {name_of(pin) for pin in PROJECT["tool"]["uv"]["constraint-dependencies"]}
     assert {name_of(requirement) for requirement in required} <= pinned

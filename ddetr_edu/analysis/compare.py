@@ -9,6 +9,7 @@ from torchvision.ops import box_iou
 
 from ddetr_edu.analysis.trace import trace
 from ddetr_edu.detector import Detections, Detector
+from ddetr_edu.models.backbone import normalization
 from ddetr_edu.models.detr import DETR, attention_maps
 from ddetr_edu.models.preprocessing import ImageInput, load_image, make_batch
 from ddetr_edu.viz import plot_attention_comparison
@@ -58,7 +59,9 @@ def compare_attention(
     sparse = detection_for(box, detections)
     dense = detection_for(box, detr.predict(pixels, threshold=0.0))
     device = next(detr.model.parameters()).device
-    maps = attention_maps(detr.model, *make_batch([pixels.to(device)], detr.resize))
+    mean, std = normalization(detr.model.backbone)
+    batch = make_batch([pixels.to(device)], detr.resize, mean=mean, std=std)
+    maps = attention_maps(detr.model, *batch)
     query = sparse["query"]
     titles = [
         f"{model}, query {detection['query']}: {detector.categories[detection['label']]}, "

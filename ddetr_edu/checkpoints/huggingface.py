@@ -11,10 +11,10 @@ from ddetr_edu.checkpoints.name_maps import State, check_convertible
 from ddetr_edu.checkpoints.safe_load import CheckpointError, read_json, safe_load
 from ddetr_edu.detector import Detector
 from ddetr_edu.files import atomic_write
+from ddetr_edu.models.backbone import MEAN, STD
 from ddetr_edu.models.config import DETRConfig, ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
-from ddetr_edu.models.preprocessing import MEAN, STD
 
 # A field of our configuration -> its names in config.json.
 SETTINGS = {

@@ -16,6 +16,7 @@ from ddetr_edu.files import atomic_write
 from ddetr_edu.models.config import DeformableDETRConfig, DETRConfig, ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
+from ddetr_edu.models.timm_backbone import MissingTimm
 
 FORMAT = "ddetr-edu checkpoint 1"
 
@@ -64,6 +65,7 @@ def load(path: str | Path) -> Detector:
 
     Raises:
         CheckpointError: If it is missing, damaged or something else.
+        MissingTimm: If its backbone is one of timm, which is not installed.
     """
     path = Path(path)
     try:
@@ -77,7 +79,7 @@ def load(path: str | Path) -> Detector:
                 detector = _open_ours(content)
             else:
                 detector = open_official(content, path)
-    except CheckpointError:
+    except (CheckpointError, MissingTimm):
         raise
     except (
         ArithmeticError,

@@ -156,6 +156,12 @@ def check_convertible(config: DeformableDETRConfig | DETRConfig) -> None:
         raise ValueError(
             "the tiny backbone exists in this library alone; convert a model with a ResNet"
         )
+    if config.backbone.startswith("timm/"):
+        raise ValueError(
+            f"the other implementations read the parameters of torchvision's ResNets, and this "
+            f"backbone is {config.backbone}; convert a model with a ResNet, or `ddetr export` this "
+            "one to ONNX"
+        )
     if isinstance(config, DeformableDETRConfig) and config.n_levels == 2:
         raise ValueError(
             "the other implementations read one level of the backbone or all three, so a model "

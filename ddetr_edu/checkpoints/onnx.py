@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from ddetr_edu.checkpoints.onnx_check import OnnxCheck, check_exported
 from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.detector import NOT_SAVABLE, Detector
 from ddetr_edu.files import atomic_write
+from ddetr_edu.models.backbone import normalization
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
 from ddetr_edu.models.non_finite import check_finite
-from ddetr_edu.models.preprocessing import MEAN, STD, make_batch, to_floats
+from ddetr_edu.models.preprocessing import make_batch, to_floats
+from ddetr_edu.models.timm_backbone import TimmBackbone, exportable_padding
 
 
 class TupleOutputs(nn.Module):
@@ -34,6 +37,8 @@ class TupleOutputs(nn.Module):
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """images (1, 3, H, W), padding_mask (1, H, W) -> logits (1, Lq, K), boxes (1, Lq, 4)."""
+        for side in images.shape[2:]:
+            torch._check(side >= 2)  # else the exporter asks what an empty image would lead to
         predictions = self.model(images, padding_mask)
         return predictions.logits, predictions.boxes
 
@@ -80,29 +85,32 @@ def export_onnx(path: str | Path, detector: Detector) -> OnnxCheck:
     side = 16 * 2 ** getattr(model.config, "n_levels", 1)  # a DETR has one
     images, padding_mask = torch.zeros(1, 3, 2 * side, 3 * side), torch.zeros(1, 2 * side, 3 * side)
     scene = to_floats(held_out_scenes().first(1)[0][0])
-    seen = make_batch([scene], ResizeConfig(short_side=3 * side, long_side=4 * side))
+    mean, std = normalization(model.backbone)
+    seen = make_batch([scene], ResizeConfig(3 * side, 4 * side), mean=mean, std=std)
     with torch.no_grad():
         expected = model(*seen)
     check_finite(model, *seen, expected)
     dynamic = torch.export.Dim.DYNAMIC
-    program = torch.onnx.export(
-        TupleOutputs(model).eval(),
-        (images, padding_mask.bool()),
-        dynamo=True,
-        verbose=False,
-        input_names=["images", "padding_mask"],
-        output_names=["logits", "boxes"],
-        dynamic_shapes={
-            "images": {2: dynamic, 3: dynamic},
-            "padding_mask": {1: dynamic, 2: dynamic},
-        },
-    )
+    timm = isinstance(model.backbone, TimmBackbone)
+    with exportable_padding() if timm else nullcontext():
+        program = torch.onnx.export(
+            TupleOutputs(model).eval(),
+            (images, padding_mask.bool()),
+            dynamo=True,
+            verbose=False,
+            input_names=["images", "padding_mask"],
+            output_names=["logits", "boxes"],
+            dynamic_shapes={
+                "images": {2: dynamic, 3: dynamic},
+                "padding_mask": {1: dynamic, 2: dynamic},
+            },
+        )
     assert program is not None  # it is None only without dynamo
     metadata = {
         "categories": detector.categories,
         "resize": asdict(detector.resize),
-        "mean": MEAN,
-        "std": STD,
+        "mean": [round(float(x), 6) for x in mean],
+        "std": [round(float(x), 6) for x in std],
     }
     program.model.metadata_props.update({k: json.dumps(v) for k, v in metadata.items()})
     content = program.model_proto.SerializeToString()

@@ -1,17 +1,22 @@
 """From an image to feature maps: a convolutional network read at several depths."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_weights
 from torchvision.models import get_model, get_model_weights
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import misc
 
 from ddetr_edu.models.config import DeformableDETRConfig, DETRConfig
-from ddetr_edu.models.norms import apply_norm, resize_mask
+from ddetr_edu.models.norms import apply_norm, clear_padding
+from ddetr_edu.models.pretrained import load_backbone
+from ddetr_edu.models.timm_backbone import TimmBackbone
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in RGB
+STD = (0.229, 0.224, 0.225)
 
 
 class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
@@ -80,10 +85,7 @@ class ResNetBackbone(nn.Module):
         read what the layers before have made of the padding, as in the official code.
         """
         maps = list(self.body(images).values())
-        if padding_mask is None:
-            return maps
-        masks = [resize_mask(padding_mask, (m.shape[2], m.shape[3])) for m in maps]
-        return [m.masked_fill(mask[:, None], 0.0) for m, mask in zip(maps, masks, strict=True)]
+        return maps if padding_mask is None else clear_padding(maps, padding_mask)
 
     def load_imagenet(self) -> None:
         """Load the ImageNet parameters that the official models started from.
@@ -104,6 +106,17 @@ class ResNetBackbone(nn.Module):
             ) from None
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         self.body.load_state_dict(state)
+
+    def load_file(self, path: str | Path) -> None:
+        """Load the parameters of the whole ResNet from a .safetensors file.
+
+        Args:
+            path: The file, under torchvision's names, which are also those of timm's plain ResNets.
+
+        Raises:
+            ValueError: If it cannot be read, or does not fit.
+        """
+        load_backbone(self.body, path, get_model(self.name, weights=None), self.name)
 
 
 class ResidualBlock(nn.Module):
@@ -184,7 +197,9 @@ class TinyBackbone(nn.Module):
         return maps
 
 
-def build_backbone(config: DeformableDETRConfig | DETRConfig) -> ResNetBackbone | TinyBackbone:
+def build_backbone(
+    config: DeformableDETRConfig | DETRConfig,
+) -> ResNetBackbone | TimmBackbone | TinyBackbone:
     """The backbone that a configuration names.
 
     Args:
@@ -195,34 +210,22 @@ def build_backbone(config: DeformableDETRConfig | DETRConfig) -> ResNetBackbone 
         are (C_1, C_2, C_3).
 
     Raises:
-        ValueError: If torchvision cannot build it.
+        ValueError: If torchvision or timm cannot build it, or timm is not installed.
     """
     if config.backbone == "tiny":
         return TinyBackbone()
+    if config.backbone.startswith("timm/"):
+        return TimmBackbone(config.backbone.removeprefix("timm/"), config.frozen_norms)
     return ResNetBackbone(config.backbone, config.dilation)
 
 
-def fuse_conv_bn(backbone: nn.Module) -> None:
-    """Fuse each batch norm into the convolution before it: faster, and for inference only.
-
-    In evaluation a batch norm scales and shifts each channel, which the parameters of the
-    convolution can do as well; two passes over every feature map are saved. The norms' own
-    parameters are gone then: the backbone can neither be trained nor saved.
+def normalization(backbone: nn.Module) -> tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]:
+    """The mean and the standard deviation that images for a backbone are normalised with.
 
     Args:
-        backbone: Changed in place; each batch norm becomes an identity.
+        backbone: Of a model; one of timm has its own in `image_mean` and `image_std`.
+
+    Returns:
+        Three numbers each, in RGB; those of ImageNet if the backbone has none of its own.
     """
-    for parent in list(backbone.modules()):
-        for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d):
-                assert norm.running_mean is not None and norm.running_var is not None
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight,
-                    conv.bias,
-                    norm.running_mean,
-                    norm.running_var,
-                    norm.eps,
-                    norm.weight,
-                    norm.bias,
-                )
-                setattr(parent, name, nn.Identity())
+    return getattr(backbone, "image_mean", MEAN), getattr(backbone, "image_std", STD)

@@ -17,8 +17,8 @@ class DeformableDETRConfig:
     sides of the batch are multiples of the largest stride (`multiple_of` of `ResizeConfig` sees to
     it): otherwise the mask of a level may count a token more than the image alone has. The image
     alone has as many tokens as there are queries, in two stages. And the backbone is the tiny one:
-    in a ResNet, convolutions at the border of an image read what frozen norms have made of the
-    padding.
+    in a ResNet or a backbone of timm, convolutions at the border of an image read what frozen norms
+    have made of the padding, and some of timm's backbones average or attend over the whole map.
 
     Source: main.py of the official code.
 
@@ -27,7 +27,7 @@ class DeformableDETRConfig:
     """
 
     num_classes: int = 91  # class outputs; 91 because COCO's category ids go up to 90
-    backbone: str = "resnet50"  # any torchvision ResNet by its name, or "tiny"
+    backbone: str = "resnet50"  # a torchvision ResNet by its name, "timm/NAME", or "tiny"
     dilation: bool = False  # DC5: the last stage keeps stride 16 and uses dilation instead
     d_model: int = 256  # C, the channels of the transformer
     n_heads: int = 8  # M, attention heads
@@ -45,6 +45,8 @@ class DeformableDETRConfig:
     )
     look_forward: LookForward = "once"  # gradient through box refinement: once, twice, always
     ignore_padding: bool = False  # norms and proposals leave it out, unlike in the official code
+    # freeze a timm backbone's norms and first layers, as a ResNet's always are and tiny's never
+    frozen_norms: bool = True
 
     def __post_init__(self):
         check_sizes(self, "n_levels", "n_points")
@@ -72,6 +74,11 @@ class DeformableDETRConfig:
             raise ValueError(
                 f'look_forward "{self.look_forward}" needs box_refine: without refinement no '
                 "layer has the box of an earlier one; set box_refine=True as well"
+            )
+        if self.ignore_padding and not self.frozen_norms:
+            raise ValueError(
+                "ignore_padding needs frozen_norms in a timm backbone, whose batch norms otherwise "
+                "take their statistics over the padding as well; change one of the two"
             )
 
     @classmethod
@@ -107,10 +114,15 @@ TINY: dict[str, Any] = dict(
     box_refine=True,
 )
 
+# For photographs: the transformer of tiny in two stages, behind a backbone that can be pretrained.
+LAPTOP: dict[str, Any] = {**TINY, "n_queries": 100, "two_stage": True, "look_forward": "twice"}
+
 # What each preset changes from the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": TINY,
     "tiny_two_stage": dict(**TINY, two_stage=True, tokens_as_content=True, look_forward="twice"),
+    "lite": {**LAPTOP, "backbone": "timm/tf_efficientnet_lite0"},
+    "r18_two_stage": {**LAPTOP, "backbone": "resnet18"},
     "r50_single_scale": dict(n_levels=1),
     "r50_single_scale_dc5": dict(n_levels=1, dilation=True),
     "r50": dict(),
@@ -130,7 +142,7 @@ class DETRConfig:
     """
 
     num_classes: int = 91  # classes without "no object", for which the model adds an output
-    backbone: str = "resnet50"  # any torchvision ResNet by its name, or "tiny"
+    backbone: str = "resnet50"  # a torchvision ResNet by its name, "timm/NAME", or "tiny"
     dilation: bool = False  # DC5: the last stage keeps stride 16 and uses dilation instead
     d_model: int = 256  # C, the channels of the transformer
     n_heads: int = 8  # M, attention heads
@@ -139,6 +151,8 @@ class DETRConfig:
     d_ffn: int = 2048  # hidden channels of the feed-forward networks
     dropout: float = 0.1  # dropout probability
     n_queries: int = 100  # Lq, queries of the decoder
+    # freeze a timm backbone's norms and first layers, as a ResNet's always are and tiny's never
+    frozen_norms: bool = True
 
     def __post_init__(self):
         check_sizes(self)
@@ -198,13 +212,21 @@ def check_sizes(config: DeformableDETRConfig | DETRConfig, *more: str) -> None:
         ValueError: For a value that no model can have.
     """
     check_types(config)
-    if config.backbone != "tiny" and not config.backbone.startswith("resnet"):
+    resnet, timm = config.backbone.startswith("resnet"), config.backbone.startswith("timm/")
+    if not (config.backbone == "tiny" or resnet or timm):
         raise ValueError(
-            f'backbone "{config.backbone}" is not known; use "tiny" or a torchvision ResNet '
-            'such as "resnet50"'
+            f'backbone "{config.backbone}" is not known; use "tiny", a torchvision ResNet such as '
+            '"resnet50", or a model of timm such as "timm/tf_efficientnet_lite0"'
         )
-    if config.dilation and config.backbone == "tiny":
-        raise ValueError("dilation needs a torchvision ResNet; the tiny backbone cannot be dilated")
+    if config.dilation and not resnet:
+        raise ValueError(
+            f"dilation needs a torchvision ResNet; the backbone {config.backbone} cannot be dilated"
+        )
+    if not config.frozen_norms and not timm:
+        raise ValueError(
+            f"frozen_norms=False is for backbones of timm, and this one is {config.backbone}: a "
+            "ResNet's norms are always frozen and those of the tiny backbone always trained"
+        )
     positive = ("num_classes", "d_model", "n_heads", "d_ffn", "n_decoder_layers", "n_queries")
     for name in (*positive, *more):
         if getattr(config, name) < 1:

@@ -14,6 +14,20 @@ def resize_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(padding_mask[None].float(), size=shape, mode="nearest")[0].bool()
 
 
+def clear_padding(maps: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+    """Put zeros into the padding of feature maps.
+
+    Args:
+        maps: (N, C_i, H_i, W_i) each.
+        padding_mask: (N, H, W) bool, True = padding, at the size of the images.
+
+    Returns:
+        Maps of the same shapes.
+    """
+    masks = [resize_mask(padding_mask, (m.shape[2], m.shape[3])) for m in maps]
+    return [m.masked_fill(mask[:, None], 0.0) for m, mask in zip(maps, masks, strict=True)]
+
+
 def apply_norm(norm: nn.Module, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
     """Apply a norm; with a mask, its statistics are those of the image, and padding becomes zero.
 

@@ -1,5 +1,6 @@
 """Before and after the model: images to one padded batch, and its boxes back to pixels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,11 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 from torchvision.transforms.v2 import functional as transforms
 
 from ddetr_edu.data.images import to_rgb
+from ddetr_edu.models.backbone import MEAN, STD
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.deformable_detr import Predictions
 
 ImageInput = str | Path | PIL.Image.Image | np.ndarray | Tensor
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in RGB
-STD = (0.229, 0.224, 0.225)
 
 
 def to_floats(image: Tensor) -> Tensor:
@@ -26,7 +25,11 @@ def to_floats(image: Tensor) -> Tensor:
 
 
 def make_batch(
-    images: list[Tensor], resize: ResizeConfig, training: bool = False
+    images: list[Tensor],
+    resize: ResizeConfig,
+    training: bool = False,
+    mean: Sequence[float] | Tensor = MEAN,
+    std: Sequence[float] | Tensor = STD,
 ) -> tuple[Tensor, Tensor]:
     """Resize, normalise and pad images into one batch.
 
@@ -35,6 +38,8 @@ def make_batch(
         resize: The size that images are resized to.
         training: Draw the short side of each image from torch's global generator, if `resize`
             gives a choice.
+        mean: To subtract from the channels, in RGB; see `normalization` of backbone.py.
+        std: To divide the channels by.
 
     Returns:
         The batch (N, 3, H, W), normalised, zeros where padded; and the padding_mask (N, H, W)
@@ -45,7 +50,7 @@ def make_batch(
         _, height, width = image.shape
         size = resize.fit(height, width, _draw_short_side(resize) if training else None)
         image = transforms.resize(image, list(size), antialias=True)
-        resized.append(transforms.normalize(image, MEAN, STD))
+        resized.append(transforms.normalize(image, mean, std))
     height = max(image.shape[1] for image in resized)
     width = max(image.shape[2] for image in resized)
     batch = resized[0].new_zeros(len(resized), 3, height, width)

@@ -21,7 +21,8 @@ class OptimConfig:
     """
 
     lr: float | None = None  # the highest learning rate; fast: 2e-3, official: 2e-4
-    backbone_lr_mult: float | None = None  # the backbone's multiple of lr; fast: 1, official: 0.1
+    # the backbone's multiple of lr; fast: 1, official: 0.1, and 0.1 if pretrained
+    backbone_lr_mult: float | None = None
     beta2: float | None = None  # AdamW's second beta; fast: 0.99, official: 0.999
     weight_decay: float | None = None  # AdamW's weight decay; both recipes: 1e-4
     # whether biases and norms have weight decay, too; fast: no, official: yes
@@ -81,7 +82,7 @@ class FilledOptimConfig:
 
 
 RECIPES = {
-    # for a tiny model, from scratch, in minutes
+    # for a small model, in minutes
     "fast": FilledOptimConfig(
         lr=2e-3,
         backbone_lr_mult=1.0,
@@ -112,6 +113,7 @@ class TrainConfig:
 
     data: str = "shapes"  # a folder in COCO's layout, or "shapes" for generated scenes
     preset: str | None = None  # the model: tiny (the default), tiny_two_stage, r50, detr_tiny, ...
+    backbone: str | None = None  # replaces the preset's: resnet18, timm/tf_efficientnet_lite0, ...
     start_from: Path | None = None  # fine-tune this checkpoint instead of a preset
     look_forward: LookForward | None = None  # gradient through box refinement; None: the model's
     denoising: int = 0  # groups of denoising queries, at most; DN-DETR uses 5; 0 for none
@@ -130,7 +132,10 @@ class TrainConfig:
     augmentation: Augmentation | None = None
     strict: bool = False  # refuse a data set with a fault, instead of leaving out what is faulty
     overfit: int | None = None  # overfit this many training images, and evaluate on them
-    imagenet: bool = False  # initialise a ResNet with ImageNet parameters, downloaded once
+    imagenet: bool = False  # initialise the backbone with ImageNet parameters, downloaded once
+    backbone_weights: Path | None = None  # or with those of this .safetensors file
+    # freeze a timm backbone's norms and first layers; None: if it is pretrained
+    frozen_norms: bool | None = None
     seed: int = 0  # seed of the initial parameters, the image order and the augmentation
     recipe: Literal["auto", "fast", "official"] = "auto"  # optimiser defaults; auto: by preset
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -169,12 +174,18 @@ class TrainConfig:
             if value is not None and not 0 < value < math.inf:  # NaN is not above 0 either
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is {value}; it must be a number above 0")
-        for name in ("preset", "imagenet"):
+        for name in ("preset", "backbone", "imagenet", "backbone_weights"):
             if self.start_from is not None and getattr(self, name):
+                flag = name.replace("_", "-")
                 raise ValueError(
-                    f"--start-from and --{name} exclude each other: the checkpoint determines the "
-                    f"model and has its parameters; leave out --{name}"
+                    f"--start-from and --{flag} exclude each other: the checkpoint determines the "
+                    f"model and has its parameters; leave out --{flag}"
                 )
+        if self.imagenet and self.backbone_weights is not None:
+            raise ValueError(
+                "--imagenet and --backbone-weights exclude each other: both are the parameters "
+                "that the backbone starts from; leave out one of them"
+            )
         for name in ("workers", "keep_checkpoints", "denoising"):
             if (getattr(self, name) or 0) < 0:
                 flag = name.replace("_", "-")

@@ -16,11 +16,11 @@ from ddetr_edu.data.statistics import describe_excess_objects
 from ddetr_edu.data.transforms import light_augmentation, official_augmentation
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.denoising import Denoising
-from ddetr_edu.models.backbone import ResNetBackbone
 from ddetr_edu.models.config import DETR_PRESETS, PRESETS, DeformableDETRConfig, DETRConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
-from ddetr_edu.training.config import FilledOptimConfig, TrainConfig
+from ddetr_edu.training.backbone_options import choose_backbone, initialise_backbone, is_pretrained
+from ddetr_edu.training.config import RECIPES, FilledOptimConfig, TrainConfig
 from ddetr_edu.training.logging import describe_image_size, log0
 
 GENERATED_IMAGES = 1_000_000_000  # more scenes than any run can use up
@@ -89,6 +89,8 @@ def build_detector(
     else:
         names = ", ".join([*PRESETS, *DETR_PRESETS])
         raise ValueError(f'preset "{preset}" does not exist; choose one of {names}')
+    if checkpoint is None:
+        architecture = replace(architecture, **choose_backbone(config, architecture))
     architecture = replace(architecture, num_classes=len(categories))
     model: DeformableDETR | DETR
     if isinstance(architecture, DeformableDETRConfig):
@@ -117,13 +119,8 @@ def build_detector(
     if source is not None:
         log0(adopt_parameters(model, categories, source))
         log0(describe_image_size(source.resize, config.image_size))
-    if config.imagenet and checkpoint is None:
-        if not isinstance(model.backbone, ResNetBackbone):
-            raise ValueError(
-                f"--imagenet needs a ResNet, and the preset {preset} has none; "
-                "leave it out, or choose a preset with a ResNet such as r50"
-            )
-        model.backbone.load_imagenet()
+    if checkpoint is None and source is None:
+        initialise_backbone(config, model.backbone)
     denoising = None
     if config.denoising:
         denoising = Denoising(len(categories), architecture.d_model, config.denoising)
@@ -223,9 +220,14 @@ def pick_optim(config: TrainConfig) -> FilledOptimConfig:
     Returns:
         The optimiser's settings, without None.
     """
-    small = config.start_from is None and "tiny" in (config.preset or "tiny")
+    papers = DeformableDETRConfig.d_model
+    width = {**PRESETS, **DETR_PRESETS}[config.preset or "tiny"].get("d_model", papers)
+    small = config.start_from is None and width < papers
     suitable = "fast" if small else "official"
-    return config.optim.filled(suitable if config.recipe == "auto" else config.recipe)
+    filled = config.optim.filled(suitable if config.recipe == "auto" else config.recipe)
+    if is_pretrained(config) and config.optim.backbone_lr_mult is None:
+        return replace(filled, backbone_lr_mult=RECIPES["official"].backbone_lr_mult)
+    return filled
 
 
 def pick_workers(config: TrainConfig) -> int:

@@ -14,8 +14,9 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ddetr_edu.models.backbone import ResNetBackbone, TinyBackbone, build_backbone, fuse_conv_bn
+from ddetr_edu.models.backbone import ResNetBackbone, TinyBackbone, build_backbone
 from ddetr_edu.models.config import DeformableDETRConfig
+from ddetr_edu.models.fusing import fuse_conv_bn
 
 
 def test_the_configuration_chooses_the_backbone():

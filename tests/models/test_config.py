@@ -26,6 +26,7 @@ def test_the_defaults_are_the_official_ones():
         tokens_as_content=False,
         look_forward="once",
         ignore_padding=False,
+        frozen_norms=True,
     )
 
 

@@ -21,10 +21,11 @@ from torch import nn
 
 import ddetr_edu.models.deformable_detr
 from ddetr_edu.attention import capture
-from ddetr_edu.models.backbone import ResNetBackbone, fuse_conv_bn
+from ddetr_edu.models.backbone import ResNetBackbone
 from ddetr_edu.models.capture import capture as capture_model
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.deformable_detr import Predictions
+from ddetr_edu.models.fusing import fuse_conv_bn
 from ddetr_edu.models.preprocessing import make_batch
 
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torchvision.models import resnet18
 
 from ddetr_edu.checkpoints.io import load, save
 from ddetr_edu.cli.main import main
@@ -180,6 +182,17 @@ CHANGES = {
     "strict": (dict(), dict(strict=True), refusal_of),
     "overfit": (dict(), dict(overfit=2), data_of),
     "imagenet": (dict(preset="r18"), dict(preset="r18", imagenet=True), model_of),
+    "backbone": (dict(preset="r18"), dict(preset="r18", backbone="tiny"), model_of),
+    "backbone_weights": (
+        dict(preset="r18"),
+        dict(preset="r18", backbone_weights="r18.safetensors"),
+        model_of,
+    ),
+    "frozen_norms": (
+        dict(backbone="timm/resnet18"),
+        dict(backbone="timm/resnet18", frozen_norms=True),
+        model_of,
+    ),
     "seed": (dict(), dict(seed=1), model_of),
     "recipe": (dict(), dict(recipe="official"), optimizer_of),
     "optim.lr": (dict(), optim(lr=1e-3), optimizer_of),
@@ -209,6 +222,9 @@ def test_the_table_has_every_option(config):
 
 @pytest.mark.parametrize("option", CHANGES)
 def test_every_option_changes_something(config, build, tmp_path, monkeypatch, option):
+    if option == "frozen_norms":
+        pytest.importorskip("timm")
+
     class Writer:
         def __init__(self, folder):
             folder.mkdir()
@@ -224,6 +240,7 @@ def test_every_option_changes_something(config, build, tmp_path, monkeypatch, op
     )
     monkeypatch.chdir(tmp_path)
     save("c.pt", build(seed=9, categories={1: "circle"}))
+    save_file(resnet18().state_dict(), "r18.safetensors")
     before, after, outcome = CHANGES[option]
     if "out" in after:
         after = {"out": tmp_path / after["out"]}
@@ -245,6 +262,12 @@ def test_every_option_changes_something(config, build, tmp_path, monkeypatch, op
         (dict(data="shapes", overfit=2, augmentation="official"), "no effect here: overfitting"),
         (dict(start_from="c.pt", preset="tiny"), "--start-from and --preset exclude each other"),
         (dict(start_from="c.pt", imagenet=True), "--start-from and --imagenet exclude each other"),
+        (dict(start_from="c.pt", backbone="tiny"), "--start-from and --backbone exclude"),
+        (
+            dict(start_from="c.pt", backbone_weights="a"),
+            "and --backbone-weights exclude each other",
+        ),
+        (dict(imagenet=True, backbone_weights="a"), "--imagenet and --backbone-weights exclude"),
     ],
 )
 def test_options_that_have_no_effect_together_are_refused(values, message):
@@ -256,8 +279,13 @@ def test_options_that_have_no_effect_together_are_refused(values, message):
 @pytest.mark.parametrize(
     "values, message",
     [
-        (dict(imagenet=True), "--imagenet needs a ResNet, and the preset tiny has none"),
-        (dict(preset="detr_tiny", imagenet=True), "--imagenet needs a ResNet, .* detr_tiny"),
+        (dict(imagenet=True), "--imagenet needs a backbone with .*, and tiny has none"),
+        (dict(preset="detr_tiny", imagenet=True), "--imagenet needs .* tiny has none"),
+        (dict(backbone_weights="a"), "--backbone-weights needs a backbone .* tiny has none"),
+        (dict(preset="r18", backbone_weights="a"), "there is no file of parameters at a"),
+        (dict(preset="r18", backbone="vgg16"), 'backbone "vgg16" is not known.*timm/'),
+        (dict(frozen_norms=True), "--frozen-norms is for backbones of timm .*this one is tiny"),
+        (dict(preset="r18", frozen_norms=False), "--frozen-norms .* this one is resnet18"),
         (dict(preset="detr_r18", denoising=2), "--denoising, .* are for Deformable DETR"),
         (dict(preset="detr_r18", look_forward="once"), "--look-forward .* for Deformable DETR"),
         (dict(preset="detr_r18", checkpoint_activations=True), "--checkpoint-activations are for"),
@@ -316,6 +344,38 @@ def test_every_option_has_a_help_text(capsys):
     lines = [line.strip("│ \n") for line in capsys.readouterr().out.splitlines()]
     without = [a for a, b in zip(lines, lines[1:], strict=False) if b.startswith("(default")]
     assert not [line for line in without if line.startswith("--")]
+
+
+def test_a_pretrained_backbone_has_a_tenth_of_the_learning_rate(config):
+    def multiple(**values):
+        return prepare.pick_optim(config(preset="lite", **values)).backbone_lr_mult
+
+    assert multiple() == 1.0  # fast: its transformer is as small as that of tiny
+    assert multiple(imagenet=True) == multiple(backbone_weights="a") == 0.1
+    assert multiple(imagenet=True, **optim(backbone_lr_mult=0.5)) == 0.5
+
+
+def test_the_norms_of_a_timm_backbone_are_frozen_if_it_is_pretrained(config, tmp_path, capsys):
+    timm = pytest.importorskip("timm")
+    path = tmp_path / "a.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), path)
+
+    def frozen(**values):
+        detector = prepare.build_detector(config(**values), {1: "circle"})
+        assert detector.model.backbone.frozen_norms == detector.model.config.frozen_norms
+        return detector.model.config.frozen_norms
+
+    new = dict(backbone="timm/resnet18")
+    assert not frozen(**new) and "norms are trained" in capsys.readouterr().out
+    assert frozen(**new, backbone_weights=path)
+    assert f"from the parameters of {path}; its norms and first" in capsys.readouterr().out
+    assert not frozen(**new, backbone_weights=path, frozen_norms=False)
+    assert frozen(**new, frozen_norms=True)
+    for norms in (True, False):  # fine-tuning keeps what it was
+        source = prepare.build_detector(config(**new, frozen_norms=norms), {1: "circle"})
+        save(tmp_path / "c.pt", source)
+        assert frozen(start_from=tmp_path / "c.pt") == norms
+        assert frozen(start_from=tmp_path / "c.pt", frozen_norms=not norms) != norms
 
 
 # Options whose effect is limited by the data or the checkpoint are limited audibly ----------------
