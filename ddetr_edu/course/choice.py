@@ -60,13 +60,14 @@ class Choice:
         if all(word is None for word in given.values()):
             advice = "replace each None above by a word, then run both cells again"
             return CheckResult(False, f"not attempted yet: {advice}", attempted=False)
-        lines = [f'  "{key}" is not one of the questions' for key in answer if key not in given]
+        extra = [key for key in answer if key not in given]
+        lines = [f'  "{key}" is not one of the questions; remove it' for key in extra]
         wrong = [key for key, word in given.items() if not self._is_right(key, word)]
         lines += [f"  {key}: {self._explain(key, given[key])}" for key in wrong]
         if not lines:
             return CheckResult(True, f"passed: all {len(self.solution)} answers are right")
         right = len(self.solution) - len(wrong)
-        count = f"{right} of {len(self.solution)} answers are right"
+        count = f"{right} of {len(self.solution)} answers are right{', but' * (not wrong)}"
         return CheckResult(False, "\n".join([f"not yet: {count}", *lines]))
 
     def _is_right(self, key: str, word: object) -> bool:

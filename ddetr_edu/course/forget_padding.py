@@ -1,6 +1,7 @@
-"""A detector that forgets the padding of its batch at one place, as its authors may.
+"""A detector that forgets the padding of its batch somewhere, as its authors may.
 
-Each fault replaces what one part of the model is given or returns; nothing else changes.
+Each fault replaces what one part of the model is given or returns; nothing else changes. Only
+"whole batch" is three faults at once, which agree with each other.
 """
 
 from collections.abc import Callable, Iterator
@@ -117,15 +118,26 @@ def _scale_to_batch(model: DeformableDETR) -> list[RemovableHandle]:
     return [model.register_forward_hook(hook)]
 
 
+_forget_decoder_ratios = _with_ratios(torch.ones_like, "decoder")
+
+
+def _stay_in_batch(model: DeformableDETR) -> list[RemovableHandle]:
+    """From the proposals to the predicted boxes, everything is a fraction of the batch."""
+    faults = (_propose_everywhere, _forget_decoder_ratios, _scale_to_batch)
+    return [hook for fault in faults for hook in fault(model)]
+
+
 # The place where padding is forgotten -> a function (model) -> the hooks that make it so.
 PLACES: dict[str, Callable[[DeformableDETR], list[RemovableHandle]]] = {
     "nowhere": _nothing,
     "no mask": _at_each_attention(lambda value, padding_mask: (value, None)),
     "mask too early": _at_each_attention(_mask_first),
     "encoder ratios": _with_ratios(torch.ones_like, "encoder"),
-    "decoder ratios": _with_ratios(torch.ones_like, "decoder"),
+    "decoder ratios": _forget_decoder_ratios,
     "later layers": _first_layer_only,
     "ratios swapped": _with_ratios(lambda ratios: ratios.flip(-1), "decoder"),
+    "first image": _with_ratios(lambda ratios: ratios[:1].expand_as(ratios), "decoder"),
     "proposals": _propose_everywhere,
     "boxes": _scale_to_batch,
+    "whole batch": _stay_in_batch,
 }

@@ -172,8 +172,8 @@ def test_size_decides_where_a_query_starts_but_not_what_it_reads(detector):
 def test_what_is_taken_away_costs_what_the_lesson_says(detector):
     scenes = held_out_scenes("test").first(15)
 
-    def ap():
-        return evaluate(detector, scenes, batch_size=1, show_progress=False)[0]["AP"]
+    def ap(name="AP"):
+        return evaluate(detector, scenes, batch_size=1, show_progress=False)[0][name]
 
     def forget_half_pixel(shapes, ratios):
         half = [torch.tensor([0.5 / w, 0.5 / h]).expand(h * w, 2) for h, w in shapes]
@@ -183,6 +183,7 @@ def test_what_is_taken_away_costs_what_the_lesson_says(detector):
     assert as_trained > 0.75
     with patch("ddetr_edu.models.encoder.encoder_reference_points", forget_half_pixel):
         assert ap() < 0.35 * as_trained
+        assert ap("AP50") > 5 * ap("AP75")  # boxes of most sizes are found, but not exactly
     with patch(
         "ddetr_edu.models.deformable_detr.sine_position",
         lambda *args, **kwargs: 0 * position.sine_position(*args, **kwargs),
@@ -204,4 +205,8 @@ def test_what_is_taken_away_costs_what_the_lesson_says(detector):
     with patch.object(detector.model, "level_embedding", zero):
         without_level = ap()
     assert as_trained - without_level > 5 * (as_trained - without_position)
+    mean = torch.nn.Parameter(detector.model.level_embedding.detach().mean(0).expand(3, -1))
+    with patch.object(detector.model, "level_embedding", mean):
+        same_level = ap()
+    assert same_level < without_level + 0.05  # here it is the level that is missed
     assert ap() == as_trained  # the parameter is back in its place

@@ -103,8 +103,11 @@ padding_mask = Exercise(
         "only rows were masked; the columns to the right of an image are padding, too": mask_by(
             lambda rows, columns, size, batch: (rows >= size[0]).expand(batch)
         ),
-        "a pixel is padding if it lies to the right of the image or below it, not only if both": (
+        "only what lies both to the right of an image and below it was masked; one is enough": (
             mask_by(lambda rows, columns, size, batch: (rows >= size[0]) & (columns >= size[1]))
+        ),
+        "one row and one column too few were masked: row h and column w are padding already": (
+            mask_by(lambda rows, columns, size, batch: (rows > size[0]) | (columns > size[1]))
         ),
         "the last row and the last column of each image were masked": mask_by(
             lambda rows, columns, size, batch: (rows >= size[0] - 1) | (columns >= size[1] - 1)
@@ -123,6 +126,9 @@ padding_mask = Exercise(
         "the batch has the size of the first image": mask_by(_outside, lambda sizes: sizes[0]),
         "the batch has the size of the image with the largest area": mask_by(
             _outside, lambda sizes: max(sizes, key=lambda size: size[0] * size[1])
+        ),
+        "the batch has the size of the tallest image; the widest may be another": mask_by(
+            _outside, max
         ),
     },
 )
@@ -210,6 +216,12 @@ valid_ratio = Exercise(
         ),
         "tokens of the level were divided by the size of the batch in pixels": ratio_with(
             lambda valid, side, tokens: (valid * tokens / side).ceil() / side
+        ),
+        "columns were divided by the height of the level, and rows by its width": (
+            lambda mask, shape: (
+                my_valid_ratio(mask, shape)
+                * torch.tensor([shape[1] / shape[0], shape[0] / shape[1]])
+            )
         ),
         "width and height of the level are swapped: a shape is (H, W)": (
             lambda mask, shape: my_valid_ratio(mask, shape[::-1])

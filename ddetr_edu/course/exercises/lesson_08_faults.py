@@ -21,17 +21,21 @@ class Fault:
 
 
 FAULTS = {  # the places of `forgetting`
+    "nothing": Fault(
+        "nothing is forgotten", "then no experiment could tell this version from the right one"
+    ),
     "no mask": Fault(
         "the values of padded tokens are not masked",
-        "padded tokens would hold vectors of many different lengths",
+        "the decoder would hold vectors of many different lengths at padded tokens",
     ),
     "mask too early": Fault(
         "tokens are masked before the value projection instead of after it",
-        "padded tokens would all hold the same short vector",
+        "the decoder would hold the bias of a layer's value projection at every padded token",
     ),
     "encoder ratios": Fault(
         "the reference points of the encoder are not scaled by valid ratios",
-        "there would be nothing to see here: all sides are multiples of 32, so the ratios cancel",
+        "scores would differ from the right ones only in a batch whose levels have different"
+        " ratios, and padded tokens would hold zeros",
     ),
     "decoder ratios": Fault(
         "no decoder layer scales its reference points by valid ratios",
@@ -43,30 +47,44 @@ FAULTS = {  # the places of `forgetting`
     ),
     "ratios swapped": Fault(
         "the decoder multiplies x by the ratio of the heights and y by that of the widths",
-        "in all layers the points would be too far to the right, and too far up",
+        "in all layers the points would be too far to the right and too far up; those of the wide"
+        " image, too far to the left and too far down",
+    ),
+    "first image": Fault(
+        "the decoder scales the reference points of every image by the ratios of image 0",
+        "all that belongs to the wide image would be right, but not the points of the tall one",
     ),
     "proposals": Fault(
         "the encoder takes fractions of the batch for fractions of the image in its proposals",
-        "the proposal itself would lie too far to the left",
+        "the proposal would lie too far to the left, and the points and the score would suffer",
     ),
     "boxes": Fault(
         "predicted boxes are multiplied by the size of the batch instead of the image's",
         "points and scores would be right, and only the last box too wide and too far right",
     ),
+    "whole batch": Fault(
+        "proposals, the decoder's reference points and predicted boxes are all fractions of the"
+        " batch",
+        "the proposal would seem to lie in the wrong place; the last box and score would be almost"
+        " right, and so would the points, and the scores in between differ a little",
+    ),
 }
 VERSIONS = {
-    "A": "ratios swapped",
-    "B": "mask too early",
-    "C": "boxes",
+    "A": "first image",
+    "B": "encoder ratios",
+    "C": "whole batch",
     "D": "later layers",
-    "E": "proposals",
+    "E": "mask too early",
 }
+INVISIBLE = "here everything in figure and table is right, so neither can decide"
 SEEN = {
-    "A": "here the proposal is right, but the points of both layers are not: compare x and y",
-    "B": "here all points and boxes are right; the last column of the table is not",
-    "C": "here the scores are right to the last digit; look at what else is right in the figure",
+    "A": "here the proposal is right, but the points of both layers are not: compare x and y, and"
+    " do so for both images",
+    "B": f"{INVISIBLE}; in what kind of batch would a difference show?",
+    "C": "here the proposal is not where it should be, and yet the points, the last score and the"
+    " box are almost right: how can that be?",
     "D": "here the score is right after one layer; compare the two sets of points",
-    "E": "here the score falls at once; what is the first thing that is wrong in the figure?",
+    "E": f"{INVISIBLE}; what else is there to observe?",
 }
 
 
