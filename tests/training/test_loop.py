@@ -412,7 +412,7 @@ def test_a_device_that_is_not_available_is_named(config):
 
 
 def test_imagenet_parameters_need_a_resnet(config):
-    with pytest.raises(ValueError, match="preset tiny has none"):
+    with pytest.raises(ValueError, match="and tiny has none"):
         train(config(imagenet=True))
 
 
