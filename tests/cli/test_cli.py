@@ -289,7 +289,10 @@ WITH = "--checkpoint {folder}/c.pt"
         ("train --steps 1 --data nowhere", "nowhere is not a COCO data set"),
         ("train --steps 1 --data {folder}/shapes --preset r51", "tiny, .* detr_r50"),
         ("train --steps 1 --data {folder}/shapes --device abacus", 'device "abacus"'),
-        ("train --steps 1 --data {folder}/shapes --imagenet", "--imagenet needs a backbone with pretrained"),
+        (
+            "train --steps 1 --data {folder}/shapes --imagenet",
+            "--imagenet needs a backbone with pretrained",
+        ),
         ("train --steps 1 --start-from gone.pt", "there is no checkpoint at gone.pt"),
         ("train --steps 1 --start-from {folder}/c.pt --preset r50", "exclude each other"),
         ("train --steps 1 --augmentation official", "--augmentation has no effect here"),
