@@ -11,13 +11,20 @@ from torchvision.ops import box_convert
 from ddetr_edu.losses.criterion import detection_losses
 from ddetr_edu.losses.denoising import Denoising, denoising_losses
 from ddetr_edu.losses.matcher import LossWeights
+from ddetr_edu.models.autocast import autocast, check_parameters, check_precision
 from ddetr_edu.models.backbone import normalization
-from ddetr_edu.models.config import ResizeConfig
+from ddetr_edu.models.config import Precision, ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
 from ddetr_edu.models.detr import DETR
 from ddetr_edu.models.fusing import fuse_conv_bn
 from ddetr_edu.models.non_finite import check_finite
-from ddetr_edu.models.preprocessing import ImageInput, best_detections, load_image, make_batch
+from ddetr_edu.models.preprocessing import (
+    ImageInput,
+    best_detections,
+    check_image,
+    load_image,
+    make_batch,
+)
 
 NOT_SAVABLE = (
     "a copy by for_inference() cannot be saved, because its batch norms are gone; save the "
@@ -69,6 +76,7 @@ class Detector(nn.Module):
         self.denoising = denoising
         self.labels = list(self.categories)  # class output -> label
         self.only_for_inference = False  # True of a copy by `for_inference`
+        self.precision: Precision = "fp32"  # in evaluation
 
     def forward(
         self,
@@ -127,19 +135,30 @@ class Detector(nn.Module):
                 losses |= denoising_losses(predictions.extra, noised, self.loss_weights, num_boxes)
         return losses
 
-    def for_inference(self) -> "Detector":
+    def for_inference(self, precision: Precision = "fp32") -> "Detector":
         """A copy that gives the same detections faster, and can do nothing else.
 
         Batch norms of the backbone are fused into its convolutions, and feature maps are laid out
         with the channels of a pixel side by side (channels_last).
 
+        Args:
+            precision: "bf16" or "fp16" for features of 16 bits. Boxes are computed in fp32 all the
+                same, so that detections differ slightly. bf16 is faster on GPUs, and on processors
+                that have instructions for it.
+
         Returns:
             The copy, in evaluation mode. Training or saving it raises a ValueError: its batch norms
             are gone, and no other model could load its parameters.
+
+        Raises:
+            ValueError: For another precision, or one that the detector's device lacks.
         """
+        check_precision(precision, next(self.model.parameters()).device)
+        faster = copy.deepcopy(self)
+        faster.precision = precision
         if self.only_for_inference:
-            return copy.deepcopy(self)
-        faster = copy.deepcopy(self).eval().requires_grad_(False)
+            return faster
+        faster.eval().requires_grad_(False)
         fuse_conv_bn(faster.model.backbone)
         faster.only_for_inference = True
         # Whatever saves a model asks for its state dict.
@@ -239,22 +258,14 @@ class Detector(nn.Module):
                 infinite: a parameter, or else the output of a module.
         """
         batch, padding_mask = self._make_batch(images)
-        predictions = self.model(batch, padding_mask)
-        check_finite(self.model, batch, padding_mask, predictions)
+        with autocast(self.precision, batch.device):
+            predictions = self.model(batch, padding_mask)
+            check_finite(self.model, batch, padding_mask, predictions)
         return predictions
 
     def _make_batch(self, images: list[Tensor], training: bool = False) -> tuple[Tensor, Tensor]:
         """As `make_batch`, for parameters of a dtype that coordinates can have."""
-        dtypes = {p.dtype for p in self.model.parameters()}
-        device_type = next(self.model.parameters()).device.type
-        usable = dtypes in ({torch.float32}, {torch.float64})
-        if not usable and not torch.is_autocast_enabled(device_type):
-            names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-            raise ValueError(
-                f"the detector's parameters are {names}, but coordinates need float32; call "
-                "detector.float(), and for 16-bit arithmetic call the detector inside `with "
-                'torch.autocast("cuda", torch.bfloat16):`'
-            )
+        check_parameters(self.model)
         return make_batch(images, self.resize, training, *normalization(self.model.backbone))
 
     def prepare_target(
@@ -321,28 +332,3 @@ def check_threshold(threshold: float) -> None:
     """
     if not 0 <= threshold <= 1:  # NaN is not
         raise ValueError(f"the threshold is {threshold:g}; scores are from 0 to 1, so give that")
-
-
-def check_image(image: Tensor, n: int, device: torch.device) -> None:
-    """Check that the detector can take an image.
-
-    Args:
-        image: What should be (3, H, W) of floats.
-        n: Its index, for error messages.
-        device: The device of the detector.
-
-    Raises:
-        ValueError: Naming the image, for a wrong shape, dtype or device.
-    """
-    if image.device != device:
-        raise ValueError(
-            f"image {n} is on {image.device}, but the detector is on {device}; move one of them"
-        )
-    if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise ValueError(
-            f"image {n} has shape {tuple(image.shape)}; the detector takes (3, H, W), RGB"
-        )
-    if not image.is_floating_point():
-        raise ValueError(
-            f"image {n} is {image.dtype}; the detector takes floats in [0, 1]: divide by 255"
-        )

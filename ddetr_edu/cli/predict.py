@@ -5,6 +5,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from ddetr_edu.cli.common import CHECKPOINT, open_upright, output_path, write_figure
+from ddetr_edu.models.config import Precision
 
 
 def run(
@@ -13,6 +14,7 @@ def run(
     threshold: float = 0.5,
     top: int = 100,
     out: Path | None = None,
+    precision: Precision = "fp32",
 ) -> None:
     """Detect the objects of images; print them, and draw them into PNGs.
 
@@ -23,6 +25,8 @@ def run(
         top: Keep at most this many detections of each image.
         out: The PNG to write, or a folder for PNGs that are named as the images; runs/predict if
             not given. Of two PNGs of the same name in a folder, the second gets a number.
+        precision: Precision of the forward pass. bf16 is faster on processors that have
+            instructions for it; boxes are computed in fp32 all the same.
     """
     if not images:
         raise ValueError("predict takes the path of an image, or several")
@@ -37,6 +41,8 @@ def run(
 
     check_threshold(threshold)
     detector = load(checkpoint)
+    if precision != "fp32":
+        detector = detector.for_inference(precision)
     for drawing, image in drawings.items():
         upright = open_upright(image)
         detections = detector.predict(upright, threshold, top)

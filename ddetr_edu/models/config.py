@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 LookForward = Literal["once", "twice", "always"]  # explained in decoder.py
+Precision = Literal["fp32", "bf16", "fp16"]  # of a forward pass; explained in autocast.py
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,14 @@ class Predictions:
     class_agnostic: bool = False  # class 0 is "object", as in the official code's encoder
 
     def scores(self) -> Tensor:
-        """The probability of each class: (N, Lq, K), without that of "no object"."""
+        """The probability of each class: (N, Lq, K), without that of "no object".
+
+        Those of 16-bit logits are in fp32, where more of them differ.
+        """
+        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
         if self.no_object:
-            return self.logits.softmax(-1)[..., :-1]
-        return self.logits.sigmoid()
+            return logits.softmax(-1)[..., :-1]
+        return logits.sigmoid()
 
 
 class InputProjection(nn.Module):

@@ -24,6 +24,31 @@ def to_floats(image: Tensor) -> Tensor:
     return transforms.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True)
 
 
+def check_image(image: Tensor, n: int, device: torch.device) -> None:
+    """Check that the detector can take an image.
+
+    Args:
+        image: What should be (3, H, W) of floats.
+        n: Its index, for error messages.
+        device: The device of the detector.
+
+    Raises:
+        ValueError: Naming the image, for a wrong shape, dtype or device.
+    """
+    if image.device != device:
+        raise ValueError(
+            f"image {n} is on {image.device}, but the detector is on {device}; move one of them"
+        )
+    if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise ValueError(
+            f"image {n} has shape {tuple(image.shape)}; the detector takes (3, H, W), RGB"
+        )
+    if not image.is_floating_point():
+        raise ValueError(
+            f"image {n} is {image.dtype}; the detector takes floats in [0, 1]: divide by 255"
+        )
+
+
 def make_batch(
     images: list[Tensor],
     resize: ResizeConfig,

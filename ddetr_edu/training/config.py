@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from ddetr_edu.data.scenes import VAL_SEED_OFFSET
-from ddetr_edu.models.config import LookForward, ResizeConfig
+from ddetr_edu.models.config import LookForward, Precision, ResizeConfig
 
 Schedule = Literal["cosine", "step"]
 Augmentation = Literal["light", "official"]
@@ -136,13 +136,16 @@ class TrainConfig:
     backbone_weights: Path | None = None  # or with those of this .safetensors file
     # freeze a timm backbone's norms and first layers; None: if it is pretrained
     frozen_norms: bool | None = None
+    # keep the pretrained backbone and the statistics of its norms as they are
+    freeze: Literal["backbone"] | None = None
+    freeze_steps: int | None = None  # only for the first so many steps; None: for the whole run
     seed: int = 0  # seed of the initial parameters, the image order and the augmentation
     recipe: Literal["auto", "fast", "official"] = "auto"  # optimiser defaults; auto: by preset
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema: float | None = None  # decay of a moving average of the parameters, such as 0.999
 
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the forward pass
+    precision: Precision = "fp32"  # precision of the forward pass
     checkpoint_activations: bool = False  # recompute encoder layers: less memory, more time
     # threads of the processor; None: one for each core that other programs leave free
     threads: int | None = None
@@ -166,6 +169,7 @@ class TrainConfig:
             "batch_size",
             "grad_accum_steps",
             "overfit",
+            "freeze_steps",
             "eval_every",
             "save_every",
             "threads",
@@ -186,6 +190,7 @@ class TrainConfig:
                 "--imagenet and --backbone-weights exclude each other: both are the parameters "
                 "that the backbone starts from; leave out one of them"
             )
+        self._check_freezing()
         for name in ("workers", "keep_checkpoints", "denoising"):
             if (getattr(self, name) or 0) < 0:
                 flag = name.replace("_", "-")
@@ -206,6 +211,37 @@ class TrainConfig:
                 f"--seed is {self.seed}; it must lie in 0 to {VAL_SEED_OFFSET - 1}: higher ones "
                 "generate the scenes that are held out for evaluation"
             )
+
+    @property
+    def frozen_steps(self) -> float:
+        """For how many steps the backbone is frozen; math.inf for all."""
+        if self.freeze is None:
+            return 0
+        return math.inf if self.freeze_steps is None else self.freeze_steps
+
+    def _check_freezing(self) -> None:
+        if self.freeze is None:
+            if self.freeze_steps is not None:
+                raise ValueError(
+                    "--freeze-steps says for how many steps something is frozen, and nothing is: "
+                    "add --freeze backbone, or leave it out"
+                )
+            return
+        if self.start_from is None and not self.imagenet and self.backbone_weights is None:
+            raise ValueError(
+                "--freeze backbone would keep random parameters, which have learned nothing; add "
+                "--start-from, --imagenet or --backbone-weights, or leave it out"
+            )
+        if self.freeze_steps is None:
+            for flag, value in (
+                ("--frozen-norms", self.frozen_norms),
+                ("--optim.backbone-lr-mult", self.optim.backbone_lr_mult),
+            ):
+                if value is not None:
+                    raise ValueError(
+                        f"{flag} has no effect on a backbone that is frozen for the whole run; "
+                        "leave it out, or add --freeze-steps"
+                    )
 
 
 def check_choices(config: OptimConfig | TrainConfig, prefix: str) -> None:

@@ -1,5 +1,6 @@
 """What a run prints about itself: at the start, and after its first steps."""
 
+import math
 import sys
 
 import torch
@@ -10,6 +11,8 @@ from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.detector import Detector
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.training.clock import Clock
+from ddetr_edu.training.optim import BACKBONE, SLOW
+from ddetr_edu.training.trainer import Trainer
 
 
 def log0(text: str) -> None:
@@ -59,12 +62,45 @@ def describe_model(name: str, detector: Detector) -> str:
     Returns:
         One line.
     """
-    n_parameters = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    n_parameters = sum(p.numel() for p in detector.parameters())
     resize = detector.resize
     return (
-        f"model    {name}: {n_parameters / 1e6:.2f} million trainable parameters, images of "
+        f"model    {name}: {n_parameters / 1e6:.2f} million parameters, images of "
         f"{resize.short_side} to {resize.long_side} px"
     )
+
+
+def describe_groups(trainer: Trainer) -> str:
+    """The learning rates of a run: which parameters have which, and which are frozen.
+
+    Args:
+        trainer: With the optimiser of the run.
+
+    Returns:
+        A line for each group, such as "groups   backbone: 1.27 million parameters, learning rate
+        0.0002".
+    """
+    lrs = {
+        id(p): f", learning rate {group['base_lr']:.3g}"
+        for group in trainer.optimizer.param_groups
+        for p in group["params"]
+    }
+    steps = trainer.freezing.steps
+    for p in trainer.freezing.parameters if steps else []:
+        whole_run = steps == math.inf
+        lrs[id(p)] = (
+            ", frozen" if whole_run else f"{lrs[id(p)]}, frozen for the first {steps} steps"
+        )
+    counts: dict[str, int] = {}
+    for name, p in trainer.detector.named_parameters():
+        group = "backbone" if BACKBONE in name else "transformer and heads"
+        if any(slow in name for slow in SLOW):
+            group = "sampling offsets and reference points"
+        line = f"{group}: {{:.2f}} million parameters{lrs.get(id(p), ', frozen')}"
+        counts[line] = counts.get(line, 0) + p.numel()
+    ordered = sorted(counts, key=lambda line: not line.startswith("backbone"))
+    lines = [line.format(counts[line] / 1e6) for line in ordered]
+    return "\n".join(f"{'' if n else 'groups':9s}{line}" for n, line in enumerate(lines))
 
 
 def describe_image_size(before: ResizeConfig, now: ResizeConfig) -> str:

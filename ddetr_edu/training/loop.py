@@ -9,7 +9,7 @@ from torch import nn
 
 from ddetr_edu import distributed
 from ddetr_edu.data.loading import STEP, DeterministicDataset, open_batches, seed_for
-from ddetr_edu.evaluation.coco_metrics import check_dataset, evaluate
+from ddetr_edu.evaluation.coco_metrics import check_dataset, detect, score, summarize
 from ddetr_edu.evaluation.explain import describe_ap, explain
 from ddetr_edu.progress import progress as progress_bar
 from ddetr_edu.training.clock import Clock
@@ -18,6 +18,7 @@ from ddetr_edu.training.contention import ThreadWatch, chosen_threads, has_fixed
 from ddetr_edu.training.logging import (
     describe_data,
     describe_device,
+    describe_groups,
     describe_model,
     describe_run,
     estimate_eta,
@@ -38,6 +39,7 @@ from ddetr_edu.training.prepare import (
 from ddetr_edu.training.run import Run
 from ddetr_edu.training.settings import flatten_settings
 from ddetr_edu.training.signals import stop_requests
+from ddetr_edu.training.stagnation import LearningWatch
 from ddetr_edu.training.trainer import Trainer
 
 LOG_EVERY = 10  # steps
@@ -67,6 +69,7 @@ def train_step(
     Raises:
         NonFiniteLoss: Naming the images, before any parameter is changed.
     """
+    trainer.freeze(step)
     lr = set_lr(trainer.optimizer, step, progress, trainer.optim)
     n_boxes = sum(len(target["labels"]) for _, targets in batches for target in targets)
     n_images = sum(len(images) for images, _ in batches)
@@ -106,6 +109,7 @@ def train_loop(
     run: Run,
     batches: Iterator,
     validation_set,
+    learning: LearningWatch,
     max_threads: int,
 ) -> bool:
     """Step after step until the run is over, with checkpoints and evaluations in between.
@@ -117,6 +121,7 @@ def train_loop(
         run: Where to save and log.
         batches: From `open_batches`, config.grad_accum_steps for each step.
         validation_set: The images to evaluate on.
+        learning: Which looks at every evaluation.
         max_threads: How many threads of the processor to use at most.
 
     Returns:
@@ -128,7 +133,7 @@ def train_loop(
     """
     if clock.step and clock.step % config.eval_every == 0 and clock.progress < 1:
         # A run that is resumed here may have been stopped before its evaluation.
-        evaluate_and_log(config, trainer, clock, run, validation_set)
+        evaluate_and_log(config, trainer, clock, run, validation_set, learning)
     alone_on_cpu = trainer.device.type == "cpu" and distributed.world_size() == 1
     watch = ThreadWatch(max_threads if alone_on_cpu else 0, is_fixed=has_fixed_threads(config))
     first = clock.step + 1
@@ -164,14 +169,21 @@ def train_loop(
                 with clock.paused():
                     run.save(trainer, clock)
             if clock.step % config.eval_every == 0 and clock.progress < 1:
-                evaluate_and_log(config, trainer, clock, run, validation_set)
+                evaluate_and_log(config, trainer, clock, run, validation_set, learning)
+            if clock.step == config.freeze_steps and clock.progress < 1:
+                log0(f"step {clock.step}: from here on the backbone is trained as well")
             requests = distributed.all_reduce_max([stop_requested.is_set()], trainer.device)
             stopping = bool(requests[0])
     return stopping
 
 
 def evaluate_and_log(
-    config: TrainConfig, trainer: Trainer, clock: Clock, run: Run, validation_set
+    config: TrainConfig,
+    trainer: Trainer,
+    clock: Clock,
+    run: Run,
+    validation_set,
+    learning: LearningWatch,
 ) -> tuple[dict[str, float], str]:
     """Save a checkpoint, evaluate, and log. Every process must call this.
 
@@ -181,6 +193,7 @@ def evaluate_and_log(
         clock: At the current step.
         run: Where to save and log.
         validation_set: The images to evaluate on.
+        learning: Which looks at every evaluation.
 
     Returns:
         COCO's twelve metrics, and its table as text.
@@ -191,11 +204,16 @@ def evaluate_and_log(
     with clock.paused():
         run.save(trainer, clock)  # before the evaluation, which may fail
         distributed.broadcast_buffers(trainer.result)
-        metrics, table = evaluate(
+        results = detect(
             trainer.result, validation_set, config.batch_size, False, pick_workers(config)
         )
+        coco = score(results, validation_set)
+        metrics, table = summarize(coco)
         run.log_evaluation(trainer, clock, metrics)
     log0(f"step {clock.step}: {describe_ap(metrics)}")
+    warning = learning.check(clock.step, metrics, coco)
+    if warning is not None:
+        log0(warning)
     return metrics, table
 
 
@@ -240,7 +258,9 @@ def train(config: TrainConfig) -> dict[str, float]:
         detector = build_detector(config, training_set.categories, resumed).to(device)
         check_dataset(detector, validation_set)  # now, not after the training
         check_objects(training_set, validation_set, detector)
-        trainer = Trainer(detector, pick_optim(config), config.precision, config.ema)
+        optim = pick_optim(config)
+        trainer = Trainer(detector, optim, config.precision, config.ema, config.frozen_steps)
+        learning = LearningWatch(config, optim)
         sampler = build_sampler(config, training_set)
         clock = Clock(config.minutes, count_steps(config, sampler))
         with closing(run):
@@ -255,6 +275,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                 run.begin()
             log0(describe_data(config.data, training_set, validation_set, sampler))
             log0(describe_model(str(config.start_from or config.preset or "tiny"), detector))
+            log0(describe_groups(trainer))
             log0(describe_run(clock, sampler, config.batch_size))
             log0(describe_device(device, config.precision, pick_workers(config)))
 
@@ -266,7 +287,7 @@ def train(config: TrainConfig) -> dict[str, float]:
             )
             with closing(batches):  # stops the workers, also after an error
                 stopped = train_loop(
-                    config, trainer, clock, run, batches, validation_set, max_threads
+                    config, trainer, clock, run, batches, validation_set, learning, max_threads
                 )
             run.save(trainer, clock)
             so_far = f"after {clock.step} steps and {clock.minutes:.1f} minutes of training"
@@ -274,10 +295,15 @@ def train(config: TrainConfig) -> dict[str, float]:
                 raise KeyboardInterrupt(
                     f"stopped {so_far}; the same command with --resume continues from here"
                 )
-            metrics, table = evaluate_and_log(config, trainer, clock, run, validation_set)
+            metrics, table = evaluate_and_log(config, trainer, clock, run, validation_set, learning)
             done = (
                 f"done {so_far}; wrote to {config.out}: checkpoint.pt, best.pt, metrics.jsonl, "
                 "config.json, curves.png"
             )
             log0("\n".join([table, *explain(metrics, validation_set), done]))
+            if config.freeze_steps is not None and clock.step <= config.freeze_steps:
+                log0(
+                    f"the backbone was frozen throughout, since the run ended before step "
+                    f"{config.freeze_steps + 1} (--freeze-steps)"
+                )
     return metrics

@@ -9,6 +9,7 @@ from ddetr_edu.training.config import FilledOptimConfig
 
 # Parameters with a tenth of the learning rate.
 SLOW = ("sampling_offsets", "queries.reference_points")
+BACKBONE = "backbone."
 
 
 def build_optimizer(model: nn.Module, config: FilledOptimConfig) -> AdamW:
@@ -30,7 +31,7 @@ def build_optimizer(model: nn.Module, config: FilledOptimConfig) -> AdamW:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        lr = config.lr * (config.backbone_lr_mult if "backbone." in name else 1.0)
+        lr = config.lr * (config.backbone_lr_mult if BACKBONE in name else 1.0)
         if any(slow in name for slow in SLOW):
             lr *= 0.1
         decays = config.decay_bias_and_norm or parameter.dim() > 1

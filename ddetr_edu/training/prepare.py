@@ -205,10 +205,19 @@ def count_steps(config: TrainConfig, sampler: InfiniteBatchSampler) -> int | Non
 
     Returns:
         At least 1; None if the length is given in minutes.
+
+    Raises:
+        ValueError: If a backbone that is frozen at first would never be trained.
     """
-    if config.epochs is None:
-        return config.steps
-    return max(round(config.epochs * sampler.steps_per_epoch), 1)
+    steps = config.steps
+    if config.epochs is not None:
+        steps = max(round(config.epochs * sampler.steps_per_epoch), 1)
+    if steps is not None and config.freeze_steps is not None and config.freeze_steps >= steps:
+        raise ValueError(
+            f"--freeze-steps is {config.freeze_steps}, and the run has {steps} steps, so the "
+            "backbone would never be trained; give fewer, or leave it out to say so"
+        )
+    return steps
 
 
 def pick_optim(config: TrainConfig) -> FilledOptimConfig:

@@ -11,11 +11,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from ddetr_edu import distributed
 from ddetr_edu.detector import Detector
+from ddetr_edu.models.autocast import autocast, check_precision
 from ddetr_edu.models.preprocessing import to_floats
 from ddetr_edu.training.config import FilledOptimConfig
+from ddetr_edu.training.freezing import BackboneFreezing
 from ddetr_edu.training.optim import build_optimizer
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(ValueError):
@@ -32,9 +32,10 @@ class Trainer:
         optim: The optimiser's settings.
         precision: "fp32", or "bf16" or "fp16" for the model's forward pass; losses are always fp32.
         ema: The decay of a moving average of the parameters, or None.
+        frozen_steps: For how many steps the backbone is frozen; math.inf for all.
 
     Raises:
-        ValueError: For another precision.
+        ValueError: For another precision, or one that the device lacks.
     """
 
     def __init__(
@@ -43,24 +44,37 @@ class Trainer:
         optim: FilledOptimConfig,
         precision: str = "fp32",
         ema: float | None = None,
+        frozen_steps: float = 0,
     ):
         # Convolutions are faster with the channels of a pixel side by side, on GPUs and CPUs.
         self.detector, self.optim = detector.to(memory_format=torch.channels_last), optim
         self.device = next(detector.parameters()).device
-        self.model: nn.Module = detector
-        if distributed.is_initialized():  # averages the gradients of all processes
-            self.model = DistributedDataParallel(detector)
-        self.optimizer = build_optimizer(detector, optim)
-        if precision not in ("fp32", *AUTOCAST):
-            raise ValueError(
-                f'precision "{precision}" is not known; choose one of fp32, {", ".join(AUTOCAST)}'
-            )
-        self.autocast_dtype = AUTOCAST.get(precision)
+        check_precision(precision, self.device)
+        self.precision = precision
+        self.optimizer = build_optimizer(detector, optim)  # also of what is only frozen at first
+        self.freezing = BackboneFreezing(detector.model.backbone, frozen_steps)
+        self.freezing.apply(step=1)
+        self.model = self._average_gradients()
         # Small gradients would be 0 in fp16: the loss is scaled up first, the gradients down again.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.average: AveragedModel | None = None
         if ema is not None:
             self.average = AveragedModel(detector, avg_fn=moving_average(ema), use_buffers=True)
+
+    def _average_gradients(self) -> nn.Module:
+        """The detector; of several processes, in a module that averages their gradients."""
+        if not distributed.is_initialized():
+            return self.detector
+        return DistributedDataParallel(self.detector)
+
+    def freeze(self, step: int) -> None:
+        """Freeze or unfreeze the backbone for a step. Every process must call this.
+
+        Args:
+            step: The step about to be made, from 1.
+        """
+        if self.freezing.apply(step):
+            self.model = self._average_gradients()  # which learns once which gradients there are
 
     @property
     def result(self) -> Detector:
@@ -89,9 +103,7 @@ class Trainer:
             {name: target[name].as_subclass(Tensor).to(self.device) for name in ("boxes", "labels")}
             for target in targets
         ]
-        with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        with autocast(self.precision, self.device):
             return self.model(images, targets, num_boxes, num_images)
 
     def no_sync(self) -> AbstractContextManager:

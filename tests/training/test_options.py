@@ -193,6 +193,12 @@ CHANGES = {
         dict(backbone="timm/resnet18", frozen_norms=True),
         model_of,
     ),
+    "freeze": (dict(start_from="c.pt"), dict(start_from="c.pt", freeze="backbone"), parameters_of),
+    "freeze_steps": (
+        dict(start_from="c.pt", freeze="backbone"),
+        dict(start_from="c.pt", freeze="backbone", freeze_steps=1),
+        parameters_of,
+    ),
     "seed": (dict(), dict(seed=1), model_of),
     "recipe": (dict(), dict(recipe="official"), optimizer_of),
     "optim.lr": (dict(), optim(lr=1e-3), optimizer_of),
@@ -268,6 +274,16 @@ def test_every_option_changes_something(config, build, tmp_path, monkeypatch, op
             "and --backbone-weights exclude each other",
         ),
         (dict(imagenet=True, backbone_weights="a"), "--imagenet and --backbone-weights exclude"),
+        (dict(freeze="backbone"), "--freeze backbone would keep random parameters"),
+        (dict(start_from="c.pt", freeze_steps=1), "--freeze-steps says .* add --freeze backbone"),
+        (
+            dict(start_from="c.pt", freeze="backbone", frozen_norms=True),
+            "--frozen-norms has no effect on a backbone that is frozen for the whole run",
+        ),
+        (
+            dict(imagenet=True, freeze="backbone", **optim(backbone_lr_mult=0.5)),
+            "--optim.backbone-lr-mult has no effect on a backbone that is frozen for the whole run",
+        ),
     ],
 )
 def test_options_that_have_no_effect_together_are_refused(values, message):
@@ -311,6 +327,8 @@ def test_options_that_the_model_does_not_have_are_refused(config, values, messag
         (dict(minutes=math.nan), "--minutes is nan"),
         (dict(steps=1, augmentation="heavy"), 'augmentation is "heavy".* light, official'),
         (dict(steps=1, recipe="slow"), 'recipe is "slow".* auto, fast, official'),
+        (dict(steps=1, freeze="encoder"), 'freeze is "encoder".* choose one of backbone'),
+        (dict(steps=1, imagenet=True, freeze_steps=0), "--freeze-steps is 0"),
         (dict(steps=1, precision="int8"), 'precision is "int8".* fp32, bf16, fp16'),
         (dict(steps=1, look_forward="back"), 'look-forward is "back".* once, twice, always'),
     ],
