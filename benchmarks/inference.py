@@ -1,10 +1,13 @@
-"""Inference on one image with the two-stage R50 model: ours and Hugging Face's.
+"""Inference on one image: ours in fp32 and bf16, ONNX Runtime, and Hugging Face's model.
 
-    uv run --group peers python benchmarks/inference.py
+    uv run --group peers python benchmarks/inference.py [--rounds 7] [--only lite]
 
-Both have the same parameters and take turns in one process, on an image of 800 x 1200 pixels in
-fp32. Peak memory is measured in a separate process for each. Prints times, memory and a breakdown
-of our time; writes benchmarks/results/inference.json.
+Two models with random parameters: Deformable DETR with ResNet-50 in two stages on 800 x 1200 px,
+and `lite` on 320 x 416 px, which Hugging Face does not have. For each, all sides have the same
+parameters and take turns in one process, each with as many threads as torch. Ours is
+`detector.for_inference()`; ONNX Runtime runs what `ddetr export` writes. Peak memory is measured in
+a separate process for each side. Prints the times and, of ours and of ONNX Runtime, the time of
+each part of the model; writes benchmarks/results/inference.json, unless --only leaves a model out.
 """
 
 import argparse
@@ -20,128 +23,237 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import onnxruntime
 import torch
 import transformers
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import ddetr_edu as dd
-from ddetr_edu.attention.benchmark import machine
+from ddetr_edu.attention.benchmark import load_average, machine
+from ddetr_edu.checkpoints.io import save
+from ddetr_edu.checkpoints.onnx import export_onnx
+from ddetr_edu.checkpoints.onnx_check import largest_difference
+from ddetr_edu.models.backbone import normalization
+from ddetr_edu.models.config import DeformableDETRConfig, ResizeConfig
+from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
+from ddetr_edu.models.preprocessing import make_batch
 
-HEIGHT, WIDTH = 800, 1200
-ROUNDS = 7
-# Which operators of torch belong to which part; the rest are additions, norms and copies.
+FP32, BF16, ONNX, THEIRS = "ours, fp32", "ours, bf16", "ONNX Runtime, fp32", "Hugging Face, fp32"
+CASES = {
+    "r50_two_stage": dict(size=(800, 1200), sides=(FP32, BF16, ONNX, THEIRS)),
+    "lite": dict(size=(320, 416), sides=(FP32, BF16, ONNX)),
+}
+# Operators of torch and of ONNX by part; the rest are additions, norms, activations and copies.
 PARTS = {
-    "convolutions": ("aten::mkldnn_convolution", "aten::max_pool2d_with_indices"),
-    "linear layers": ("aten::addmm", "aten::mm"),
-    "deformable attention": ("ddetr_edu::ms_deform_attn",),
-    "dense self-attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::bmm"),
+    "convolutions": (
+        "aten::mkldnn_convolution",
+        "aten::max_pool2d_with_indices",
+        *("Conv", "FusedConv", "MaxPool", "ReorderInput", "ReorderOutput"),
+    ),
+    "matrix products": (
+        *("aten::addmm", "aten::mm", "aten::linear", "aten::bmm"),
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        *("Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
+    ),
+    "deformable attention": ("ddetr_edu::ms_deform_attn", "GridSample"),
+}
+
+Side = Callable[[Tensor], Predictions]  # from one image (3, H, W) in [0, 1]
+
+
+def make_model(name: str, folder: Path) -> None:
+    """Write a model with random parameters in each form that a side of its case reads."""
+    torch.manual_seed(0)
+    height, width = CASES[name]["size"]
+    resize = ResizeConfig(height, width)
+    if THEIRS in CASES[name]["sides"]:
+        config = transformers.DeformableDetrConfig(
+            num_labels=91, with_box_refine=True, two_stage=True
+        )
+        transformers.DeformableDetrForObjectDetection(config).save_pretrained(folder / "theirs")
+        detector = dd.load(folder / "theirs")
+        detector.resize = resize
+    else:
+        config = DeformableDETRConfig.preset(name)
+        categories = [str(n) for n in range(config.num_classes)]
+        detector = dd.Detector(DeformableDETR(config), categories, resize)
+    mean, std = ([float(x) for x in values] for values in normalization(detector.model.backbone))
+    (folder / "batch.json").write_text(json.dumps([mean, std, [height, width]]))
+    detector.eval()
+    save(folder / "ours.pt", detector)
+    export_onnx(folder / "model.onnx", detector)
+
+
+def load_ours(folder: Path, precision: str) -> Side:
+    detector = dd.load(folder / "ours.pt").for_inference(precision)
+    return lambda image: detector.run_model([image])
+
+
+def to_batch(folder: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What makes a normalised image and its padding mask of an image, as ours does."""
+    mean, std, size = json.loads((folder / "batch.json").read_text())
+    statistics_of_channels = torch.tensor(mean), torch.tensor(std)
+    return lambda image: make_batch([image], ResizeConfig(*size), False, *statistics_of_channels)
+
+
+def open_session(folder: Path, profiled: bool = False) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    options.enable_profiling = profiled
+    options.profile_file_prefix = str(folder / "profile")
+    return onnxruntime.InferenceSession(folder / "model.onnx", options, ["CPUExecutionProvider"])
+
+
+def run_session(session: onnxruntime.InferenceSession, batch: tuple[Tensor, Tensor]) -> Predictions:
+    images, padding_mask = batch
+    given = {"images": images.numpy(), "padding_mask": padding_mask.numpy()}
+    return Predictions(*map(torch.from_numpy, session.run(["logits", "boxes"], given)))
+
+
+def load_onnx(folder: Path) -> Side:
+    session, batch = open_session(folder), to_batch(folder)
+    return lambda image: run_session(session, batch(image))
+
+
+def load_theirs(folder: Path) -> Side:
+    model = transformers.DeformableDetrForObjectDetection.from_pretrained(folder / "theirs").eval()
+    batch = to_batch(folder)
+
+    def run(image: Tensor) -> Predictions:
+        images, padding_mask = batch(image)
+        predictions = model(pixel_values=images, pixel_mask=(~padding_mask).long())
+        return Predictions(predictions.logits, predictions.pred_boxes)
+
+    return run
+
+
+LOADERS: dict[str, Callable[[Path], Side]] = {
+    FP32: lambda folder: load_ours(folder, "fp32"),
+    BF16: lambda folder: load_ours(folder, "bf16"),
+    ONNX: load_onnx,
+    THEIRS: load_theirs,
 }
 
 
-def load_ours(folder: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Our model, as a function from images (N, 3, H, W) to logits and boxes."""
-    model = dd.load(folder).for_inference().model
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        predictions = model(images, torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool))
-        return predictions.logits, predictions.boxes
-
-    return run
-
-
-def load_theirs(folder: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Hugging Face's model, as the same kind of function."""
-    model = transformers.DeformableDetrForObjectDetection.from_pretrained(folder).eval()
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        predictions = model(pixel_values=images, pixel_mask=torch.ones(1, HEIGHT, WIDTH).long())
-        return predictions.logits, predictions.pred_boxes
-
-    return run
-
-
-LOADERS = {"ours": load_ours, "theirs": load_theirs}
-
-
 @torch.inference_mode()
-def measure(folder: Path) -> dict:
-    """Seconds of both models on one image, their largest difference, and our time by part."""
-    images = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
-    run = {name: load(folder) for name, load in LOADERS.items()}
-    outputs = {name: run[name](images) for name in run}  # this warms up, too
-    difference = max(
-        (a - b).abs().max().item() for a, b in zip(outputs["ours"], outputs["theirs"], strict=True)
-    )
-    seconds = {name: [] for name in run}
-    for _ in range(ROUNDS):
-        for name in run:
+def measure(name: str, folder: Path, rounds: int) -> dict:
+    """Seconds of all sides of a case on one image, how far they differ, and the time by part."""
+    size, sides = CASES[name]["size"], CASES[name]["sides"]
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    run = {side: LOADERS[side](folder) for side in sides}
+    outputs = {side: run[side](image) for side in sides}  # this warms up, too
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
             started = time.perf_counter()
-            run[name](images)
-            seconds[name].append(time.perf_counter() - started)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        run["ours"](images)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return {
-        "seconds": {name: [round(t, 3) for t in times] for name, times in seconds.items()},
-        "ratio": round(medians["theirs"] / medians["ours"], 2),
-        "max_difference": difference,
-        "ours_by_part": by_part(profiled.key_averages()),
+            run[side](image)
+            seconds[side].append(time.perf_counter() - started)
+    rows = {
+        side: {
+            "seconds": [round(t, 4) for t in seconds[side]],
+            "time_of_ours": round(
+                statistics.median(
+                    t / ours for t, ours in zip(seconds[side], seconds[FP32], strict=True)
+                ),
+                3,
+            ),
+            "difference": largest_difference(outputs[side], outputs[FP32]),
+            "peak_megabytes": peak_megabytes(name, side, folder),
+        }
+        for side in sides
     }
+    for side in (FP32, BF16):
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            run[side](image)
+        times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+        rows[side]["seconds_by_part"] = by_part(times)
+    rows[ONNX]["seconds_by_part"] = by_part(profile_onnx(folder, to_batch(folder)(image)))
+    return {"size": size, "sides": rows}
 
 
-def by_part(operators) -> dict[str, float]:
-    """The share of each part of the model in the time of all operators."""
-    times = {event.key: event.self_cpu_time_total for event in operators}
-    total = sum(times.values())
-    shares = {
-        part: sum(times.get(name, 0) for name in names) / total for part, names in PARTS.items()
-    }
-    shares["everything else"] = 1 - sum(shares.values())
-    return {part: round(share, 3) for part, share in shares.items()}
+def profile_onnx(folder: Path, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Microseconds of each operator in one run of ONNX Runtime, after one that warms up."""
+    session = open_session(folder, profiled=True)
+    for _ in range(2):
+        run_session(session, batch)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    second = max(event["ts"] for event in events if event["name"] == "model_run")
+    times: dict[str, float] = {}
+    for event in events:
+        if event["name"].endswith("_kernel_time") and event["ts"] >= second:
+            operator = event["args"]["op_name"]
+            times[operator] = times.get(operator, 0) + event["dur"]
+    return times
 
 
-def peak_megabytes(name: str, folder: Path) -> int:
-    """The peak memory of a process that only loads one model and runs it once."""
-    program = [sys.executable, __file__, name, str(folder)]
+def by_part(times: dict[str, float]) -> dict[str, float]:
+    """Seconds of each part of the model, from microseconds of each operator."""
+    parts = {part: sum(times.get(name, 0) for name in names) for part, names in PARTS.items()}
+    parts["everything else"] = sum(times.values()) - sum(parts.values())
+    return {part: round(microseconds / 1e6, 4) for part, microseconds in parts.items()}
+
+
+def peak_megabytes(name: str, side: str, folder: Path) -> int:
+    """The peak memory of a process that only loads one side and runs it once."""
+    program = [sys.executable, __file__, "--peak", name, side, str(folder)]
     return int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
 
 
 @torch.inference_mode()
-def run_once(name: str, folder: Path) -> None:
-    """Run one model once, and print the peak memory of this process in MB."""
-    LOADERS[name](folder)(torch.randn(1, 3, HEIGHT, WIDTH))
+def print_peak(name: str, side: str, folder: str) -> None:
+    """Run one side once, and print the peak memory of this process in MB."""
+    LOADERS[side](Path(folder))(torch.rand(3, *CASES[name]["size"]))
     # getrusage would not do: its figure starts at the peak of the parent process.
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) // 1024)
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    torch.manual_seed(0)
-    config = transformers.DeformableDetrConfig(num_labels=91, with_box_refine=True, two_stage=True)
-    with tempfile.TemporaryDirectory() as folder:
-        transformers.DeformableDetrForObjectDetection(config).save_pretrained(folder)
-        results = {"machine": machine(), "transformers": transformers.__version__}
-        results |= measure(Path(folder))
-        results["peak_megabytes"] = {name: peak_megabytes(name, Path(folder)) for name in LOADERS}
-    for name, times in results["seconds"].items():
+def print_case(name: str, case: dict) -> None:
+    height, width = case["size"]
+    print(f"{name}, {height} x {width} px")
+    for side, row in case["sides"].items():
+        times = row["seconds"]
         print(
-            f"{name:7} {statistics.median(times):6.2f} s ({min(times):.2f} to {max(times):.2f}), "
-            f"peak {results['peak_megabytes'][name]} MB"
+            f"  {side:19}{statistics.median(times):8.3f} s ({min(times):.3f} to {max(times):.3f})"
+            f"  {row['time_of_ours']:.2f}x the time of ours, peak {row['peak_megabytes']} MB, "
+            f"largest difference {row['difference']:.1e}"
         )
-    print(
-        f"ours is {results['ratio']}x as fast; largest difference of an output "
-        f"{results['max_difference']:.1e}"
-    )
-    for part, share in results["ours_by_part"].items():
-        print(f"  {share:6.1%} of our time: {part}")
-    out = Path("benchmarks/results/inference.json")
-    out.write_text(json.dumps(results, indent=1) + "\n")
+    profiled = {
+        side: row["seconds_by_part"]
+        for side, row in case["sides"].items()
+        if "seconds_by_part" in row
+    }
+    print(f"  {'seconds, profiled':24}" + "".join(f"{side:>20}" for side in profiled))
+    for part in next(iter(profiled.values())):
+        print(f"  {part:24}" + "".join(f"{parts[part]:20.3f}" for parts in profiled.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="how often each side is timed")
+    parser.add_argument("--only", choices=CASES, help="measure only this model; write nothing")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)  # of `peak_megabytes`
+    options = parser.parse_args()
+    if options.peak:
+        return print_peak(*options.peak)
+    results = {
+        "machine": machine(),
+        "transformers": transformers.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "cases": {},
+    }
+    for name in [options.only] if options.only else CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            make_model(name, Path(folder))
+            results["cases"][name] = measure(name, Path(folder), options.rounds)
+        print_case(name, results["cases"][name])
+    results["machine"]["load_after"] = load_average()
+    if not options.only:
+        out = Path("benchmarks/results/inference.json")
+        out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:  # called by `peak_megabytes`
-        run_once(sys.argv[1], Path(sys.argv[2]))
-    else:
-        main()
+    main()

@@ -5,9 +5,13 @@ uv run python benchmarks/results_page.py
 
 import argparse
 import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from ablation import FULL, medians
+from own_images_runs import grouped, run_of
 from readme_table import machine_and_date, shapes_table
 
 ROOT = Path(__file__).parents[1]
@@ -26,38 +30,50 @@ def table(header: list[str], rows: list[list]) -> str:
 
 
 def percent(row: dict) -> list[str]:
-    return [f"{100 * row[name]:.1f}" for name in COLUMNS]
+    """The metrics of COLUMNS; empty where there was no object to measure, for which COCO has -1."""
+    return ["" if row[name] < 0 else f"{100 * row[name]:.1f}" for name in COLUMNS]
+
+
+def protocol(seeds: Iterable[int]) -> str:
+    """What a table shows, by the number of seeds of each of its rows."""
+    numbers = set(seeds)
+    if numbers == {1}:
+        return "Screening, one seed"
+    return "Medians over the seeds" + "; a row of one seed is a screening" * (1 in numbers)
 
 
 def from_scratch() -> str:
+    results = load("shapes")
+    seeds = Counter((run["preset"], run["minutes"]) for run in results["runs"]).values()
     return f"""## Ten minutes of training from scratch
 
-{shapes_table(load("shapes"))}"""
+{protocol(seeds)}.
+
+{shapes_table(results)}"""
 
 
 def ablation() -> str:
     results = load("ablation")
     rows = medians(results["runs"])
+    seeds = Counter(run["variant"] for run in results["runs"])
     cells = [
         [
             name,
-            sum(run["variant"] == name for run in results["runs"]),
+            seeds[name],
             f"{row['steps']:.0f}",
             *percent(row),
             "" if name == FULL else f"{100 * (row['AP'] - rows[FULL]['AP']):+.1f}",
         ]
         for name, row in rows.items()
     ]
-    one_seed = len({run["seed"] for run in results["runs"]}) == 1
-    protocol = "Screening, one seed:" if one_seed else "Medians over the seeds:"
     return f"""## Ablation
 
 {table(["", "seeds", "steps", *COLUMNS.values(), "difference"], cells)}
 
-{protocol} {results["minutes"]:g} minutes of training for each variant, evaluated on 200 held-out
-scenes. Each row is the full recipe with one setting changed. After so short a time a variant that
-learns slowly at first looks worse than it ends; compare with the table above. Two seeds of the same
-recipe can be several points apart.
+{protocol(seeds.values())}: {results["minutes"]:g} minutes of training for each variant, evaluated
+on 200 held-out scenes. Each row is the full recipe with one setting changed. After so short a time
+a variant that learns slowly at first looks worse than it ends; compare with the table above. Two
+seeds of the same recipe can be several points apart.
 {machine_and_date(results)}. `python benchmarks/ablation.py`
 
 ![AP of each variant](../benchmarks/results/ablation.png)"""
@@ -139,13 +155,44 @@ transformers {machine["transformers"]}, and once with the official code's CUDA k
 attention, which computes in fp32 also under autocast. The sides take turns. Matrix products of fp32
 are computed in fp32; convolutions may use TF32.
 
-`{small["preset"]}` from scratch, by `ddetr train --precision {small["precision"]} --minutes
-{small["minutes"]:g}`: {small["steps"]} steps, AP {100 * small["test"]["AP"]:.1f} on the
+{protocol([1])}: `{small["preset"]}` from scratch, by
+`ddetr train --precision {small["precision"]} --minutes {small["minutes"]:g}`:
+{small["steps"]} steps, AP {100 * small["test"]["AP"]:.1f} on the
 {small["test_scenes"]} held-out test scenes. {100 * small["waiting_for_data"]:.0f} % of the time was
 spent waiting for data; one batch repeated, without a loader, gave
 {small["steps_per_second_on_one_batch"]:.1f} steps per second instead of
 {small["steps_per_second"]:.1f}.
 {about}. `python benchmarks/gpu_training.py`"""
+
+
+def inference() -> str:
+    """Nothing while only the older measurement, of two programs, is there."""
+    results = load("inference")
+    if "cases" not in results:
+        return ""
+    parts = ["## Inference on one image"]
+    for name, case in results["cases"].items():
+        rows = [
+            [
+                side,
+                f"{1000 * statistics.median(row['seconds']):.0f}",
+                f"{1000 * min(row['seconds']):.0f} to {1000 * max(row['seconds']):.0f}",
+                f"{row['time_of_ours']:.2f}x",
+                f"{row['difference']:.0e}",
+                row["peak_megabytes"],
+            ]
+            for side, row in case["sides"].items()
+        ]
+        header = ["", "ms", "range", "time compared with ours, fp32", "difference", "memory, MB"]
+        parts.append(f"`{name}`, {' x '.join(map(str, case['size']))} px:\n\n{table(header, rows)}")
+    versions = f"onnxruntime {results['onnxruntime']}, transformers {results['transformers']}"
+    parts.append(
+        f"""The sides have the same parameters and take turns in one process. "difference" is how
+far the scores and the box of a query, all from 0 to 1, are at most from those of the nearest query
+of ours in fp32. The memory is the peak of a process that only loads the model and runs it once.
+{versions}; {machine_and_date(results)}. `python benchmarks/inference.py`"""
+    )
+    return "\n\n".join(parts)
 
 
 def resume() -> str:
@@ -163,24 +210,75 @@ Each run was killed at a random time, resumed with `--resume`, and compared with
 run. {machine_and_date(results)}. `python benchmarks/resume.py`"""
 
 
-def photographs() -> str:
-    results = load("photographs")
-    rows = [
-        [f"{results[split]['images']} {what}", *percent(results[split])]
-        for split, what in (("train", "training images"), ("val", "other images"))
+def own_images() -> str:
+    """Nothing while nothing has been measured."""
+    if not (RESULTS / "own_images.json").exists():
+        return ""
+    results = load("own_images")
+    by_subject: dict[str, list[dict]] = {}
+    for row in results["runs"]:
+        by_subject.setdefault(run_of(row).subject(), []).append(row)
+    parts = [
+        """## Real photographs
+
+Each run is `ddetr train` on the training images of a folder in COCO's layout, evaluated on the
+validation images after the last step; a test split, where there is one, was not used. "AP train" is
+measured on the training images themselves: where it is far above AP, the model has learned those
+images rather than what such objects look like, and needs more of them, or a backbone that has been
+trained on others. `python benchmarks/own_images.py FOLDER`"""
     ]
-    height, width = results["image_size"]
-    return f"""## Overfitting a hundred photographs
+    for subject, rows in by_subject.items():
+        parts += photographs(rows)
+        curves = RESULTS / f"own_images-{subject}.png"
+        if curves.exists():
+            parts.append(f"![Average precision by minutes](../benchmarks/results/{curves.name})")
+        if drawing := results["images"].get(subject):
+            caption = f"Found, missed and wrong: {drawing['run']}"
+            parts.append(f"![{caption}](../benchmarks/results/{drawing['file']})")
+            parts.append(f"{caption}. Images: {drawing['credit']}.")
+    return "\n\n".join(parts)
 
-{table(["", *COLUMNS.values()], rows)}
 
-Screening, one seed: photographs of COCO at {height} to {width} px, {results["minutes"]:g} minutes
-of training from scratch ({results["steps"]} steps of batch size {results["batch_size"]},
-{results["epochs"]} epochs, one stage, learning rate {results["lr"]:g}). The model overfits its
-training images and hardly generalises: to learn what makes a dog a dog takes thousands of dogs, and
-most of COCO's categories have fewer than ten examples here. Detecting objects in new photographs
-takes many more images, or a pretrained backbone (`--imagenet`).
-{machine_and_date(results)}. `python benchmarks/photographs.py FOLDER`"""
+def photographs(rows: list[dict]) -> list[str]:
+    """The paragraphs about one data set: a table of its runs, and how to repeat them."""
+    cells, commands = [], []
+    kinds = list(grouped(rows).values())
+    for number, runs in enumerate(kinds, start=1):
+        run = run_of(runs[0])
+        aps = [100 * row["val"]["AP"] for row in runs]
+        start = "pretrained backbone" if run.weights else "from scratch"
+        cells.append(
+            [
+                f"{number}: `{run.preset}`, {start}",
+                f"{run.minutes:g}",
+                len(runs),
+                f"{statistics.median(row['steps'] for row in runs):.0f}",
+                *percent(
+                    {name: statistics.median(r["val"][name] for r in runs) for name in COLUMNS}
+                ),
+                f"{min(aps):.1f} to {max(aps):.1f}" if len(runs) > 1 else "",
+                f"{100 * statistics.median(row['train']['AP'] for row in runs):.1f}",
+            ]
+        )
+        weights = f" --backbone-weights {run.weights}" if run.weights else ""
+        commands.append(
+            f"{number}: ddetr train --data FOLDER --preset {run.preset}{weights} "
+            f"--minutes {run.minutes:g} {run.flags}"
+        )
+    first = run_of(rows[0])
+    images = {split: rows[-1][split]["images"] for split in ("train", "val")}
+    machines = "; ".join(dict.fromkeys(machine_and_date(row) for row in rows))
+    header = ["", "minutes", "seeds", "steps", *COLUMNS.values(), "AP, all seeds", "AP train"]
+    others = [row["machine"].get("cores_used_by_others") for row in rows]
+    busy = max(filter(None, others), default=0)
+    contention = f", other programs used up to {busy:g} of the cores" if busy else ""
+    return [
+        f"### {first.data}, {first.categories}",
+        table(header, cells),
+        f"{protocol(map(len, kinds))}. {images['train']} images for training and {images['val']} "
+        f"for validation. {machines}{contention}.",
+        "```text\n" + "\n".join(commands) + "\n```",
+    ]
 
 
 def page() -> str:
@@ -195,11 +293,12 @@ def page() -> str:
         comparison,
         training_speed,
         training_on_a_gpu,
+        inference,
         resume,
-        photographs,
+        own_images,
     )
     parts = ["# Results", introduction, *(section() for section in sections)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def main() -> None:
