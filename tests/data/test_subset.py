@@ -425,6 +425,15 @@ def test_killed_half_way_and_run_again(tmp_path):
     assert_whole(tmp_path / "out", 40)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, also where a shell has started the tests in the background."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_only_whole_images(tmp_path, monkeypatch, capsys):
     """Ctrl-C comes with the fifth image; further ones wait until it is noticed."""
     write, stop, number, noticed = subset.atomic_write, Source.stop, itertools.count(), Event()
