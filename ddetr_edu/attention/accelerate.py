@@ -232,6 +232,8 @@ def split_levels(points: Tensor, n_points: list[int]) -> Tensor:
         (N, Lq, M, L, P, ...), where P is the largest number of points. A level with fewer is filled
         up with zeros, so that its additional points have no weight.
     """
+    if len(set(n_points)) == 1:  # nothing to fill up, and nothing to copy
+        return points.unflatten(3, (len(n_points), n_points[0]))
     levels = points.movedim(3, 0).split(n_points)  # L times (its points, N, Lq, M, ...)
     return pad_sequence(list(levels)).movedim((1, 0), (3, 4))  # from (P, L, N, Lq, M, ...)
 
