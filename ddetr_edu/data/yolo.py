@@ -146,15 +146,15 @@ def _listed_images(
             continue
         found: list[Path] = []
         for entry in value if isinstance(value, list) else [value]:
-            place = _locate(str(entry), config, file, images or file.parent)
-            if place is None:
+            target = _locate(str(entry), config, file, images or file.parent)
+            if target is None:
                 kind = "paths to nothing"
                 message = f"{file}: {key} is {entry}, which does not exist here; correct it"
                 on_fault(Fault("left out", kind, message, f"{key}: {entry}"))
-            elif place.is_dir():
-                found += files_below(place, IMAGE_SUFFIXES)
+            elif target.is_dir():
+                found += files_below(target, IMAGE_SUFFIXES)
             else:
-                found += _read_list(place, images or file.parent, on_fault)
+                found += _read_list(target, images or file.parent, on_fault)
         yield split, found
 
 
@@ -170,10 +170,10 @@ def _locate(entry: str, config: dict, file: Path, images: Path) -> Path | None:
     inside = entry
     while inside.startswith(("../", "./")):
         inside = inside.partition("/")[2]
-    places = [
+    candidates = [
         folder / spelling for spelling in dict.fromkeys((entry, inside)) for folder in folders
     ]
-    return next((place for place in places if place.exists()), None)
+    return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
 def _read_list(file: Path, root: Path, on_fault: OnFault) -> list[Path]:
