@@ -111,6 +111,8 @@ def compiled_grid_sample() -> Peer:
     """The grid_sample backend under torch.compile; it compiles at its first call."""
     # One for each shape and dtype, with and without gradients.
     torch._dynamo.config.cache_size_limit = 64
+    # Its backward pass is timed again and again after one forward pass: it must keep its buffers.
+    torch._functorch.config.donated_buffer = False
     return Peer(torch.compile(grid_sample().call, dynamic=False))
 
 

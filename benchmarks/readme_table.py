@@ -2,8 +2,7 @@
 
     uv run python benchmarks/readme_table.py [--check]
 
-Each table is between two comments in README.md and is not edited by hand. The one of a GPU is
-written once gpu.json is there.
+Each table is between two comments in README.md and is not edited by hand.
 """
 
 import argparse
@@ -12,7 +11,9 @@ import statistics
 import sys
 from pathlib import Path
 
-BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
+from gpu_tables import short_gpu_table
+
+SPEED = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
 GPU = "<!-- gpu table: begin -->", "<!-- gpu table: end -->"
 ROOT = Path(__file__).parents[1]
@@ -78,42 +79,6 @@ def shapes_table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def gpu_table(results: dict) -> str:
-    """A Markdown table of the times on a GPU, each beside how many times our kernel's it is."""
-    cases = [case for case in results["cases"] if case["locations"] == "gaussian"]
-    directions = ("forward", "backward", "both")
-    lines = [
-        "| shape | type | implementation | " + " | ".join(directions) + " | peak memory |",
-        "|---|---|---|" + "---:|" * (len(directions) + 1),
-    ]
-    for shape, dtype, name in dict.fromkeys(
-        (case["shape"], case["dtype"], case["implementation"]) for case in cases
-    ):
-        of = {
-            case["direction"]: case
-            for case in cases
-            if (case["shape"], case["dtype"], case["implementation"]) == (shape, dtype, name)
-        }
-        ours = name == "cuda"
-        cells = [
-            shape,
-            dtype,
-            "**ours**" if ours else name + " (inaccurate)" * (not of["both"]["accurate"]),
-        ]
-        for direction in directions:
-            slower = "" if ours else f" ({of[direction]['times_ours']:.2g}x)"
-            cells.append(f"{of[direction]['median_us']:.0f} us{slower}")
-        lines.append("| " + " | ".join([*cells, f"{of['both']['peak_MB']:.0f} MB"]) + " |")
-    about = results["machine"]
-    lines += [
-        "",
-        f"Two images of 800 x 1200, gaussian locations of 2 px, medians; {about['gpu']}, torch "
-        f"{about['torch'].split('+')[0]}, {about['date']}. Run it yourself: "
-        "`python benchmarks/gpu.py`.",
-    ]
-    return "\n".join(lines)
-
-
 def machine_and_date(results: dict) -> str:
     """The machine that the results come from, and the date."""
     about = results["machine"]
@@ -125,7 +90,7 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
-def with_table(readme: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+def with_table(readme: str, table: str, begin: str, end: str) -> str:
     """Insert a table into the README, between its two comments.
 
     Args:
@@ -150,16 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
     check = parser.parse_args().check
-    attention, shapes = (
+    attention, shapes, gpu = (
         json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-        for name in ("attention", "shapes")
+        for name in ("attention", "shapes", "gpu")
     )
     readme = ROOT / "README.md"
-    text = with_table(readme.read_text(), speed_table(attention))
+    text = with_table(readme.read_text(), speed_table(attention), *SPEED)
     text = with_table(text, shapes_table(shapes), *SHAPES)
-    gpu = ROOT / "benchmarks/results/gpu.json"
-    if gpu.exists():
-        text = with_table(text, gpu_table(json.loads(gpu.read_text())), *GPU)
+    text = with_table(text, short_gpu_table(gpu), *GPU)
     if not check:
         readme.write_text(text)
     elif text != readme.read_text():

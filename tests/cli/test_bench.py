@@ -10,7 +10,14 @@ from ddetr_edu.attention import benchmark
 from ddetr_edu.cli.bench_attention import BenchConfig, bench_attention
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = runpy.run_path(str(ROOT / "benchmarks/readme_table.py"))
+
+
+@pytest.fixture(scope="module")
+def program():
+    """Names of benchmarks/readme_table.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        return runpy.run_path(str(ROOT / "benchmarks/readme_table.py"))
 
 
 def test_a_benchmark_prints_a_table_and_writes_a_plot_and_json(tmp_path, monkeypatch, capsys):
@@ -45,19 +52,20 @@ def test_a_wrong_setting_is_named(setting):
         BenchConfig(**setting)
 
 
-def test_the_readme_table_is_inserted_between_its_comments():
+def test_the_readme_table_is_inserted_between_its_comments(program):
     results = json.loads((ROOT / "benchmarks/results/attention.json").read_text())
-    table = PROGRAM["speed_table"](results)
+    table = program["speed_table"](results)
     assert "| encoder | gaussian, 2 px |" in table and results["machine"]["date"] in table
-    begin, end = PROGRAM["BEGIN"], PROGRAM["END"]
-    once = PROGRAM["with_table"](f"above\n{begin}\nold\n{end}\nbelow\n", table)
+    begin, end = program["SPEED"]
+    once = program["with_table"](f"above\n{begin}\nold\n{end}\nbelow\n", table, begin, end)
     assert once == f"above\n{begin}\n{table}\n{end}\nbelow\n"
-    assert PROGRAM["with_table"](once, table) == once
+    assert program["with_table"](once, table, begin, end) == once
     with pytest.raises(ValueError, match="speed table"):
-        PROGRAM["with_table"]("a README without comments", table)
+        program["with_table"]("a README without comments", table, begin, end)
 
 
-def test_the_table_of_a_gpu_has_each_time_beside_ours():
+def test_the_tables_of_a_gpu_have_each_time_beside_ours():
+    tables = runpy.run_path(str(ROOT / "benchmarks/gpu_tables.py"))
     case = {
         "shape": "encoder",
         "locations": "gaussian",
@@ -67,31 +75,48 @@ def test_the_table_of_a_gpu_has_each_time_beside_ours():
     }
     cases = [
         {**case, "implementation": name, "direction": direction, "median_us": us, "times_ours": x}
-        for name, us, x in (("cuda", 161.4, 1.0), ("peer", 322.8, 2.0))
+        for name, us, x in (("msda-triton", 322.8, 2.0), ("cuda", 161.4, 1.0))
         for direction in ("forward", "backward", "both")
     ]
     cases += [{**row, "locations": "uniform"} for row in cases]
-    cases[-7]["accurate"] = False  # the peer's, in both directions
+    cases += [{**row, "dtype": "fp16"} for row in cases]
+    for row in cases[:3]:
+        row["accurate"] = False
     machine = {"gpu": "a GPU", "torch": "2.11.0+cu130", "date": "today"}
-    lines = PROGRAM["gpu_table"]({"cases": cases, "machine": machine}).splitlines()
+    results = {"cases": cases, "machine": machine}
+    lines = tables["gpu_table"](results, ["encoder", "decoder"], ["fp32"]).splitlines()
     assert lines[2] == "| encoder | fp32 | **ours** | 161 us | 161 us | 161 us | 82 MB |"
     assert lines[3] == (
-        "| encoder | fp32 | peer (inaccurate) | 323 us (2x) | 323 us (2x) | 323 us (2x) | 82 MB |"
+        "| encoder | fp32 | msda-triton (inaccurate) | 323 us (2x) | 323 us (2x) | 323 us (2x) "
+        "| 82 MB |"
     )
     assert len(lines) == 6 and "a GPU, torch 2.11.0, today" in lines[5]
+    short = tables["short_gpu_table"](results).splitlines()
+    assert short[2] == "| **ours** | 161 us |  |  |  |"
+    assert short[3] == "| msda-triton | 323 us (2x), inaccurate |  |  |  |"
+    assert short[4:] == lines[4:]
 
 
-def test_the_readme_shows_the_committed_results():
+def test_every_implementation_that_is_timed_has_a_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    names = runpy.run_path(str(ROOT / "benchmarks/gpu_tables.py"))["NAMES"]
+    peers = runpy.run_path(str(ROOT / "benchmarks/gpu_peers.py"))["NAMES"]
+    assert set(names) == {"cuda", "grid_sample", "compiled", *peers}
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "comments"),
+    [
+        ("attention", "speed_table", "SPEED"),
+        ("shapes", "shapes_table", "SHAPES"),
+        ("gpu", "short_gpu_table", "GPU"),
+    ],
+)
+def test_the_readme_shows_the_committed_results(program, name, table, comments):
     readme = (ROOT / "README.md").read_text()
-    for name in ("attention", "shapes"):
-        results = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-        if name == "attention":
-            updated = PROGRAM["with_table"](readme, PROGRAM["speed_table"](results))
-        else:
-            updated = PROGRAM["with_table"](
-                readme, PROGRAM["shapes_table"](results), *PROGRAM["SHAPES"]
-            )
-        assert updated == readme, f"run benchmarks/readme_table.py: {name}.json has changed"
+    results = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    updated = program["with_table"](readme, program[table](results), *program[comments])
+    assert updated == readme, f"run benchmarks/readme_table.py: {name}.json has changed"
 
 
 def test_the_results_page_shows_the_committed_results(monkeypatch):
