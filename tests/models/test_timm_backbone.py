@@ -80,6 +80,20 @@ def with_random_norms(network):
     # own class, own class, layers, names joined by "_", hooks, channels last
 )
 @torch.no_grad()
+def test_depthwise_convolutions_are_trained_in_32_bits_on_a_cpu():
+    """Their gradient is slow in bf16 there; what is not trained is computed in bf16."""
+    backbone, images = TimmBackbone(SMALL), torch.rand(1, 3, 64, 96)
+    plain = TimmBackbone("resnet10t")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backbone(images)[0].dtype == torch.float32
+        assert plain(images)[0].dtype == torch.bfloat16
+        with torch.no_grad():
+            assert backbone(images)[0].dtype == torch.bfloat16
+        backbone.requires_grad_(False)
+        assert backbone(images)[0].dtype == torch.bfloat16
+    assert backbone(images)[0].dtype == torch.float32
+
+
 def test_maps_are_those_of_timms_own_network_with_the_parameters_of_a_file(parameters, name):
     path, network = parameters(name)
     backbone = TimmBackbone(name)
