@@ -74,12 +74,6 @@ def with_random_norms(network):
 # Maps and parameters ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [LITE, SMALL, "resnet18", "convnext_atto", "xception41", "mambaout_femto"],
-    # own class, own class, layers, names joined by "_", hooks, channels last
-)
-@torch.no_grad()
 def test_depthwise_convolutions_are_trained_in_32_bits_on_a_cpu():
     """Their gradient is slow in bf16 there; what is not trained is computed in bf16."""
     backbone, images = TimmBackbone(SMALL), torch.rand(1, 3, 64, 96)
@@ -94,6 +88,12 @@ def test_depthwise_convolutions_are_trained_in_32_bits_on_a_cpu():
     assert backbone(images)[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "name",
+    [LITE, SMALL, "resnet18", "convnext_atto", "xception41", "mambaout_femto"],
+    # own class, own class, layers, names joined by "_", hooks, channels last
+)
+@torch.no_grad()
 def test_maps_are_those_of_timms_own_network_with_the_parameters_of_a_file(parameters, name):
     path, network = parameters(name)
     backbone = TimmBackbone(name)
