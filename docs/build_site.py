@@ -76,6 +76,7 @@ def lay_out() -> None:
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = with_links("".join(cell["source"]), path.parent, known)
+        notebook["cells"].insert(1, how_to_open(path.name))
         target.write_text(json.dumps(notebook), encoding="utf-8")
     for path in images:
         target = SOURCE / path.relative_to(ROOT)
@@ -84,6 +85,15 @@ def lay_out() -> None:
     index = SOURCE / "index.md"
     names = "\n".join(f"lessons/{path.stem}" for path in lessons)
     index.write_text(index.read_text(encoding="utf-8").replace("LESSONS", names), encoding="utf-8")
+
+
+def how_to_open(lesson: str) -> dict:
+    """A cell that says how to work on a lesson, for those who read it on the site."""
+    command = f"`uv run jupyter lab lessons/{lesson}`"
+    text = (
+        f":::{{tip}}\nTo do this lesson rather than read it, open it in JupyterLab: {command}\n:::"
+    )
+    return {"cell_type": "markdown", "id": "open-in-jupyterlab", "metadata": {}, "source": text}
 
 
 def with_links(markdown: str, folder: Path, known: set[str]) -> str:

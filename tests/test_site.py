@@ -52,7 +52,8 @@ def test_all_lessons_are_in_it_with_their_outputs(site):
     out, _ = site
     for lesson in (ROOT / "lessons").glob("*.ipynb"):
         page = (out / "lessons" / f"{lesson.stem}.html").read_text(encoding="utf-8")
-        assert "measured:" in page and "<details>" in page and "<img" in page
+        assert 'class="cell_output' in page and "<details>" in page and "<img" in page
+        assert f"jupyter lab lessons/{lesson.name}" in page
 
 
 def test_every_link_inside_leads_somewhere(site):
