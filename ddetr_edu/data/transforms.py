@@ -4,8 +4,6 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-GREY = 114  # of the canvas around an image, in [0, 255]
-
 
 def light_augmentation() -> v2.Transform:
     """A horizontal flip with probability 0.5, the one augmentation that harms no box.
@@ -40,24 +38,12 @@ def official_augmentation() -> v2.Transform:
 
 
 def strong_augmentation() -> v2.Transform:
-    """Changes of colour, smaller and larger objects, crops and flips: for a few hundred images.
-
-    An image may be put on a larger grey canvas, so that objects become smaller, and is often
-    cropped around some of its objects, so that they become larger. Boxes are clipped to the crop,
-    and those of objects whose centre lies outside are removed.
+    """That of `official_augmentation`, and changes of brightness, contrast, saturation and hue.
 
     Returns:
         A transform to call as `transform(image, target)`, like that of `light_augmentation`.
     """
-    return v2.Compose(
-        [
-            v2.RandomPhotometricDistort(p=0.5),
-            v2.RandomZoomOut(fill=GREY, side_range=(1.0, 2.0), p=0.3),
-            v2.RandomIoUCrop(),
-            v2.SanitizeBoundingBoxes(),
-            v2.RandomHorizontalFlip(p=0.5),
-        ]
-    )
+    return v2.Compose([v2.RandomPhotometricDistort(p=0.5), official_augmentation()])
 
 
 class RandomSizeCrop(v2.Transform):
