@@ -3,7 +3,8 @@
 import tomllib
 from pathlib import Path
 
-from docutils.nodes import SkipNode
+from docutils import nodes
+from glossary_links import GlossaryLinks
 from latex2mathml.converter import convert
 
 import ddetr_edu
@@ -33,20 +34,26 @@ nb_ipywidgets_js = {}  # the committed outputs hold no state of widgets, so no s
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 4
+myst_html_meta = {"description": PROJECT["description"]}
 
 html_static_path = ["_static"]
 html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+add_module_names = False  # headings name the modules
+maximum_signature_line_length = 80
 napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "ddetr-edu"
+html_logo = html_favicon = "_static/logo.svg"
+html_baseurl = PROJECT["urls"]["Documentation"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
+    "logo": {"text": html_title, "alt_text": ""},
     "repository_url": PROJECT["urls"]["Repository"],
     "repository_branch": "main",
     "use_repository_button": True,
@@ -64,8 +71,14 @@ html_theme_options = {
 
 
 def setup(app) -> None:
-    """Formulas become MathML, which browsers show by themselves, without scripts or fonts."""
+    """Add what the extensions do not have.
+
+    Formulas become MathML, which browsers show by themselves, without scripts or fonts.
+    """
     app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
+    app.add_post_transform(GlossaryLinks)
+    app.connect("doctree-resolved", describe_figures)
+    app.connect("doctree-resolved", let_paths_break)
     app.connect("autodoc-process-docstring", mark_code, priority=400)  # before napoleon
 
 
@@ -78,12 +91,32 @@ def mark_code(app, what, name, thing, options, lines: list[str]) -> None:
             lines[i:i] = ["::", ""]
 
 
+def describe_figures(app, document: nodes.document, name: str) -> None:
+    """What a reader who does not see a figure of a lesson is told instead."""
+    for image in document.findall(nodes.image):
+        if "alt" not in image:
+            node = image.parent
+            while not isinstance(node, nodes.section):
+                node = node.parent
+            image["alt"] = f"Figure that the code above draws, in the section: {node[0].astext()}"
+
+
+def let_paths_break(app, document: nodes.document, name: str) -> None:
+    """A path in a table may go on in the next line after a slash."""
+    for cell in document.findall(nodes.entry):
+        for literal in cell.findall(nodes.literal):
+            folders, _, file = literal.astext().rpartition("/")
+            if folders and " " not in folders:
+                wbr = nodes.raw("", "<wbr>", format="html")
+                literal[:] = [nodes.Text(f"{folders}/"), wbr, nodes.Text(file)]
+
+
 def inline_formula(translator, node) -> None:
     translator.body.append(convert(node.astext()))
-    raise SkipNode
+    raise nodes.SkipNode
 
 
 def displayed_formula(translator, node) -> None:
     formula = convert(node.astext(), display="block")
     translator.body.append(f'<div class="formula">{formula}</div>')
-    raise SkipNode
+    raise nodes.SkipNode
