@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ddetr_edu.files import find_shipped
 from ddetr_edu.processor import NOTABLE, ProcessorTimes, measure_use, read_times
 
 if TYPE_CHECKING:
@@ -98,11 +99,16 @@ def version(name: str) -> str:
 
 
 def lessons() -> str:
-    """Whether the lessons can be run, and how."""
+    """Whether the lessons can be run, and how: in a checkout, or where a wheel was installed."""
     missing = [name for name in FOR_LESSONS if importlib.util.find_spec(name) is None]
+    folder = find_shipped("lessons")
+    is_checkout = folder is not None and (folder.parent / "pyproject.toml").exists()
     if missing:
-        return f"{', '.join(missing)} not installed; run: uv sync"
-    return "ready; run: uv run jupyter lab lessons/"
+        install = "uv sync" if is_checkout else f"pip install {' '.join(missing)}"
+        return f"{', '.join(missing)} not installed; run: {install}"
+    if is_checkout:
+        return "ready; run: uv run jupyter lab lessons/"
+    return "ready; run: ddetr course copy my-course, and then: jupyter lab my-course"
 
 
 def gpu() -> str:

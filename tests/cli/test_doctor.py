@@ -34,6 +34,17 @@ def test_lessons_without_jupyter_say_what_to_run(monkeypatch):
     assert doctor.lessons() == "no_such_module not installed; run: uv sync"
 
 
+def test_an_installed_wheel_knows_no_uv_sync(monkeypatch, tmp_path):
+    (tmp_path / "lessons").mkdir()
+    monkeypatch.setattr(doctor, "find_shipped", tmp_path.joinpath)
+    monkeypatch.setattr(doctor, "FOR_LESSONS", ("torch", "no_such_module"))
+    assert doctor.lessons() == "no_such_module not installed; run: pip install no_such_module"
+    monkeypatch.setattr(doctor, "FOR_LESSONS", ("torch",))
+    assert doctor.lessons() == (
+        "ready; run: ddetr course copy my-course, and then: jupyter lab my-course"
+    )
+
+
 @pytest.mark.parametrize("available", [False, True])
 def test_gpus_are_named(monkeypatch, available):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
