@@ -129,7 +129,8 @@ def write_api() -> None:
         parts = [room, "=" * len(room), ""]
         for name in modules:
             full = f"ddetr_edu.{name}"
-            parts += [full, "-" * len(full), "", f".. automodule:: {full}", "   :members:", ""]
+            parts += [name, "-" * len(name), "", f"In `{full}`:", ""]
+            parts += [f".. automodule:: {full}", "   :members:", ""]
         (folder / f"{room.lower()}.rst").write_text("\n".join(parts), encoding="utf-8")
     names = [f"   {room.lower()}" for room in API]
     index = ["API", "===", ""]

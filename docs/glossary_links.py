@@ -137,6 +137,7 @@ class GlossaryLinks(SphinxPostTransform):
                 name = row[0].astext()
                 if name in anchors:
                     row["ids"].append(anchors[name])
+                    row[-3]["classes"].append("definition")
         elif document.startswith("lessons/"):
             page = self.app.builder.get_relative_uri(document, GLOSSARY)
             lesson = document.removeprefix("lessons/")[:2]

@@ -41,7 +41,7 @@ html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-add_module_names = False  # headings name the modules
+add_module_names = False  # there is a line about them below each heading
 maximum_signature_line_length = 80
 napoleon_use_rtype = False
 
