@@ -31,12 +31,13 @@ def adopt_parameters(
     names, known = list(categories.values()), list(source.categories.values())
     same = [(i, known.index(name)) for i, name in enumerate(names) if known.count(name) == 1]
     state, copied = model.state_dict(), 0
+    class_agnostic = isinstance(model, DeformableDETR) and not model.config.tokens_as_content
     for name, values in source.model.state_dict().items():
         if "class_head." not in name:
             state[name].copy_(values)
             copied += values.numel()
             continue
-        if name.startswith("queries."):  # the first of two stages: output 0 means "object"
+        if name.startswith("queries.") and class_agnostic:  # output 0 means "object"
             rows = [(0, 0)]
         elif isinstance(model, DETR):  # the last output means "no object"
             rows = [*same, (len(names), len(known))]

@@ -52,6 +52,18 @@ def test_outputs_follow_their_names(source, fresh):
         assert torch.equal(new[name], old[name]), name
 
 
+def test_where_the_encoder_tells_categories_apart_its_outputs_follow_their_names(build):
+    options = dict(two_stage=True, tokens_as_content=True)
+    source = build(**options)
+    fresh = build(seed=1, categories=NEW, **options).model
+    name = "queries.heads.class_head.weight"
+    before = fresh.state_dict()[name].clone()
+    adopt_parameters(fresh, NEW, source)
+    old, new = source.model.state_dict()[name], fresh.state_dict()[name]
+    assert torch.equal(new[[0, 2]], old[[1, 0]])  # dog, cat
+    assert torch.equal(new[1], before[1])  # comet
+
+
 def test_the_summary_names_kept_new_and_dropped_categories(source, fresh):
     summary = adopt_parameters(fresh, NEW, source)
     assert "kept     2: cat, dog\n" in summary
