@@ -55,7 +55,7 @@ def words_of(run: Run, data: Path, weights: Path | None, out: Path) -> list[str]
     if run.weights:
         words += ["--backbone-weights", str(weights)]
     words += ["--seed", str(run.seed), *shlex.split(run.flags)]
-    return [*words, "--eval-every", "150", "--out", str(out)]
+    return [*words, "--eval-every", "300", "--out", str(out)]
 
 
 def only_categories(data: Path, names: list[str], out: Path) -> Path:

@@ -223,6 +223,31 @@ def test_the_formatter_is_rarely_switched_off():
     assert sum(path.read_text(encoding="utf-8").count(mark) for path in files) < 10
 
 
+def test_workflows_are_ones():
+    pytest.importorskip("check_jsonschema")
+    workflows = [str(path) for path in (ROOT / ".github" / "workflows").glob("*.yml")]
+    assert len(workflows) == 3
+    schema = ["--builtin-schema", "vendor.github-workflows"]
+    command = [sys.executable, "-m", "check_jsonschema", *schema, *workflows]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
+
+
+def test_issue_forms_ask_for_what_the_doctor_says():
+    for form in ("bug", "lesson"):
+        text = (ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text(encoding="utf-8")
+        questions = yaml.safe_load(text)["body"]
+        assert any("ddetr doctor" in str(question) for question in questions)
+
+
+def test_the_version_is_the_same_everywhere():
+    from ddetr_edu import __version__
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 def test_the_package_is_typed():
     """Type checkers use its annotations: py.typed is in the package, and so in the wheel."""
     assert (ROOT / "ddetr_edu" / "py.typed").is_file()

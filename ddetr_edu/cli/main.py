@@ -7,6 +7,7 @@ torchvision, matplotlib) inside its `run`: help and errors in arguments are prin
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from ddetr_edu.processor import read_times, share_processor
 
-ABOUT = "Deformable DETR, to be read and run."
+ABOUT = "Deformable DETR, to be read and run. `ddetr --version` prints the version."
 COMMANDS = (
     "doctor",
     "train",
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     prog, arguments = split(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments == ["--version"]:
+        print(f"ddetr-edu {importlib.metadata.version('ddetr-edu')}")
+        return 0
     start = read_times()
     try:
         call = parse(prog, arguments)

@@ -9,7 +9,7 @@ from ddetr_edu.data.scenes import VAL_SEED_OFFSET
 from ddetr_edu.models.config import LookForward, Precision, ResizeConfig
 
 Schedule = Literal["cosine", "step"]
-Augmentation = Literal["light", "official"]
+Augmentation = Literal["light", "official", "strong"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class TrainConfig:
     batch_size: int = 8  # images in a batch, for each process
     grad_accum_steps: int = 1  # batches whose gradients are added up for one step
     image_size: ResizeConfig = field(default_factory=lambda: ResizeConfig(192, 224, multiple_of=32))
-    # light (the default): horizontal flips; official: also random crops
+    # light (the default): horizontal flips; official: also random crops, which a few hundred
+    # photographs need; strong: also changes of colour
     augmentation: Augmentation | None = None
     strict: bool = False  # refuse a data set with a fault, instead of leaving out what is faulty
     overfit: int | None = None  # overfit this many training images, and evaluate on them

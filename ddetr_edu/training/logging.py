@@ -11,7 +11,7 @@ from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.detector import Detector
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.training.clock import Clock
-from ddetr_edu.training.optim import BACKBONE, SLOW
+from ddetr_edu.training.optim import BACKBONE, group_of
 from ddetr_edu.training.trainer import Trainer
 
 
@@ -93,12 +93,9 @@ def describe_groups(trainer: Trainer) -> str:
         )
     counts: dict[str, int] = {}
     for name, p in trainer.detector.named_parameters():
-        group = "backbone" if BACKBONE in name else "transformer and heads"
-        if any(slow in name for slow in SLOW):
-            group = "sampling offsets and reference points"
-        line = f"{group}: {{:.2f}} million parameters{lrs.get(id(p), ', frozen')}"
+        line = f"{group_of(name)}: {{:.2f}} million parameters{lrs.get(id(p), ', frozen')}"
         counts[line] = counts.get(line, 0) + p.numel()
-    ordered = sorted(counts, key=lambda line: not line.startswith("backbone"))
+    ordered = sorted(counts, key=lambda line: not line.startswith(BACKBONE))
     lines = [line.format(counts[line] / 1e6) for line in ordered]
     return "\n".join(f"{'' if n else 'groups':9s}{line}" for n, line in enumerate(lines))
 

@@ -7,9 +7,25 @@ from torch.optim import AdamW
 
 from ddetr_edu.training.config import FilledOptimConfig
 
-# Parameters with a tenth of the learning rate.
-SLOW = ("sampling_offsets", "queries.reference_points")
-BACKBONE = "backbone."
+# The groups of parameters by their learning rates, and the parts of names that tell them.
+BACKBONE, OFFSETS = "backbone", "sampling offsets and reference points"
+OTHERS = "transformer and heads"
+PARTS = {BACKBONE: ("backbone.",), OFFSETS: ("sampling_offsets", "queries.reference_points")}
+
+
+def group_of(name: str) -> str:
+    """The group of a parameter: BACKBONE, OFFSETS or OTHERS.
+
+    Args:
+        name: Of the parameter in its model.
+
+    Returns:
+        The group.
+    """
+    for group, parts in PARTS.items():
+        if any(part in name for part in parts):
+            return group
+    return OTHERS
 
 
 def build_optimizer(model: nn.Module, config: FilledOptimConfig) -> AdamW:
@@ -27,13 +43,12 @@ def build_optimizer(model: nn.Module, config: FilledOptimConfig) -> AdamW:
     Returns:
         The optimiser, every group at its highest learning rate.
     """
+    factors = {BACKBONE: config.backbone_lr_mult, OFFSETS: 0.1, OTHERS: 1.0}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        lr = config.lr * (config.backbone_lr_mult if BACKBONE in name else 1.0)
-        if any(slow in name for slow in SLOW):
-            lr *= 0.1
+        lr = config.lr * factors[group_of(name)]
         decays = config.decay_bias_and_norm or parameter.dim() > 1
         groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
     return AdamW(

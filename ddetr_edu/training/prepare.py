@@ -1,10 +1,12 @@
 """What a run begins with: data, detector, sampler, device."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torchvision.transforms.v2 import Transform
 
 from ddetr_edu import distributed
 from ddetr_edu.checkpoints.io import load
@@ -13,7 +15,7 @@ from ddetr_edu.data.coco import CocoDetection
 from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.data.shapes import Shapes, held_out_scenes
 from ddetr_edu.data.statistics import describe_excess_objects
-from ddetr_edu.data.transforms import light_augmentation, official_augmentation
+from ddetr_edu.data.transforms import light_augmentation, official_augmentation, strong_augmentation
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.denoising import Denoising
 from ddetr_edu.models.config import DETR_PRESETS, PRESETS, DeformableDETRConfig, DETRConfig
@@ -25,6 +27,11 @@ from ddetr_edu.training.logging import describe_image_size, log0
 
 GENERATED_IMAGES = 1_000_000_000  # more scenes than any run can use up
 GENERATED_EPOCH = 1024  # scenes that are grouped by aspect ratio at a time
+AUGMENTATIONS: dict[str, Callable[[], Transform]] = {
+    "light": light_augmentation,
+    "official": official_augmentation,
+    "strong": strong_augmentation,
+}
 
 
 def open_datasets(config: TrainConfig) -> tuple:
@@ -48,10 +55,8 @@ def open_datasets(config: TrainConfig) -> tuple:
     if config.overfit:
         images = CocoDetection(config.data, "train", strict=config.strict).first(config.overfit)
         return images, images
-    augmentation = (
-        official_augmentation() if config.augmentation == "official" else light_augmentation()
-    )
-    training_set = CocoDetection(config.data, "train", augmentation, config.strict)
+    augmentation = AUGMENTATIONS[config.augmentation or "light"]
+    training_set = CocoDetection(config.data, "train", augmentation(), config.strict)
     if not len(training_set):
         raise ValueError(f"the train split of {config.data} has no image to train on")
     return training_set, CocoDetection(config.data, "val", strict=config.strict)

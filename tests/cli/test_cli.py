@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from small import small_detector
 
+import ddetr_edu
 from ddetr_edu.checkpoints.io import load, save
 from ddetr_edu.cli.main import main
 from ddetr_edu.data.shapes import write_shapes_set
@@ -50,6 +51,11 @@ def run(folder, tmp_path, monkeypatch, capsys):
 
 
 # What works -------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package(run):
+    code, out, err = run("--version")
+    assert (code, out, err) == (0, f"ddetr-edu {ddetr_edu.__version__}\n", "")
 
 
 @pytest.mark.parametrize(

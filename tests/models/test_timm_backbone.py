@@ -74,6 +74,20 @@ def with_random_norms(network):
 # Maps and parameters ------------------------------------------------------------------------------
 
 
+def test_depthwise_convolutions_are_trained_in_32_bits_on_a_cpu():
+    """Their gradient is slow in bf16 there; what is not trained is computed in bf16."""
+    backbone, images = TimmBackbone(SMALL), torch.rand(1, 3, 64, 96)
+    plain = TimmBackbone("resnet10t")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backbone(images)[0].dtype == torch.float32
+        assert plain(images)[0].dtype == torch.bfloat16
+        with torch.no_grad():
+            assert backbone(images)[0].dtype == torch.bfloat16
+        backbone.requires_grad_(False)
+        assert backbone(images)[0].dtype == torch.bfloat16
+    assert backbone(images)[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     "name",
     [LITE, SMALL, "resnet18", "convnext_atto", "xception41", "mambaout_femto"],
