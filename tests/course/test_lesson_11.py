@@ -20,7 +20,7 @@ from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.training.config import OptimConfig, TrainConfig
 from ddetr_edu.training.gradient_report import report_gradients
 from ddetr_edu.training.loop import train_step
-from ddetr_edu.training.optim import SLOW, build_optimizer, set_lr
+from ddetr_edu.training.optim import OFFSETS, build_optimizer, group_of, set_lr
 from ddetr_edu.training.prepare import build_detector, pick_optim
 from ddetr_edu.training.trainer import Trainer, moving_average
 
@@ -175,7 +175,7 @@ def test_the_log_of_the_ten_minutes():
 def test_a_fortieth_of_the_parameters_is_slow(config):
     detector = build_detector(config, Shapes.categories)
     sizes = {name: parameter.numel() for name, parameter in detector.named_parameters()}
-    slow = sum(size for name, size in sizes.items() if any(word in name for word in SLOW))
+    slow = sum(size for name, size in sizes.items() if group_of(name) == OFFSETS)
     assert (slow, sum(sizes.values())) == (61_920, 2_307_928)
 
 
