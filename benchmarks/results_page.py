@@ -132,8 +132,8 @@ def attention_on_a_gpu() -> str:
         [name, *(f"{error:.1e}" for error in of_type.values())]
         for name, of_type in results["errors"].items()
     ]
-    names = ["output", *(f"gradient of {name}" for name in ("value", "locations", "weights"))]
-    sanitizers = ", ".join(f"{tool}: {found}" for tool, found in results["sanitizers"].items())
+    header = ["", "output", "gradient of value", "gradient of locations", "gradient of weights"]
+    sanitizers = ", ".join(f"{tool}: {said}" for tool, said in results["sanitizers"].items())
     return f"""## The attention on a GPU
 
 {gpu_table(results, ("encoder", "decoder"), ("fp32", "bf16", "fp16"))}
@@ -145,7 +145,7 @@ most that a forward and a backward pass need at a time, beyond the inputs.
 The largest relative errors of our kernel in the cases of `gpu.py --check`, whose shapes are odd and
 whose points lie partly outside the image:
 
-{table(["", *names], errors)}
+{table(header, errors)}
 
 compute-sanitizer on these cases: {sanitizers}.
 

@@ -17,19 +17,19 @@ from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
 
 
 @contextmanager
-def forgetting(model: DeformableDETR, place: str) -> Iterator[None]:
-    """Let a model forget the padding at one place, as long as the `with` block lasts.
+def forgetting(model: DeformableDETR, fault: str) -> Iterator[None]:
+    """Let a model have one of the faults, as long as the `with` block lasts.
 
     Args:
         model: A model in two stages.
-        place: One of `PLACES`.
+        fault: One of `FAULTS`.
 
     Raises:
-        ValueError: For another place, listing those that exist.
+        ValueError: For another fault, listing those that exist.
     """
-    if place not in PLACES:
-        raise ValueError(f'place "{place}" does not exist; choose one of {", ".join(PLACES)}')
-    hooks = PLACES[place](model)
+    if fault not in FAULTS:
+        raise ValueError(f'fault "{fault}" does not exist; choose one of {", ".join(FAULTS)}')
+    hooks = FAULTS[fault](model)
     try:
         yield
     finally:
@@ -127,8 +127,8 @@ def _stay_in_batch(model: DeformableDETR) -> list[RemovableHandle]:
     return [hook for fault in faults for hook in fault(model)]
 
 
-# The place where padding is forgotten -> a function (model) -> the hooks that make it so.
-PLACES: dict[str, Callable[[DeformableDETR], list[RemovableHandle]]] = {
+# How the padding is forgotten -> a function (model) -> the hooks that make it so.
+FAULTS: dict[str, Callable[[DeformableDETR], list[RemovableHandle]]] = {
     "nowhere": _nothing,
     "no mask": _at_each_attention(lambda value, padding_mask: (value, None)),
     "mask too early": _at_each_attention(_mask_first),

@@ -1,4 +1,4 @@
-"""What shows of a detector that forgets the padding at some place: one query, step by step."""
+"""What shows of a detector that forgets the padding somewhere: one query, step by step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +35,9 @@ def observe(
     images: list[Tensor],
     n: int,
     point: tuple[float, float],
-    place: str = "nowhere",
+    fault: str = "nowhere",
 ) -> Symptoms:
-    """Follow a query through a detector that forgets the padding at one place.
+    """Follow a query through a detector that forgets the padding.
 
     Args:
         detector: Of two stages, in evaluation mode.
@@ -45,7 +45,7 @@ def observe(
         n: The image to look at.
         point: (x, y) on an object, a fraction of that image. The query is the one of highest
             objectness that starts from a token near it.
-        place: One of the places of `forgetting`.
+        fault: One of the faults of `forgetting`.
 
     Returns:
         What became of the query.
@@ -54,7 +54,7 @@ def observe(
     model, size = detector.model, torch.tensor(batch.shape[:1:-1])  # (W, H)
     assert isinstance(model, DeformableDETR)
     with (
-        forgetting(model, place),
+        forgetting(model, fault),
         capture(model, "decoder*") as records,
         _padded_values(model.decoder, n) as lengths,
     ):

@@ -25,7 +25,6 @@ extensions = [
     "sphinx_design",
 ]
 root_doc = "index"
-nitpicky = False  # types in docstrings are prose, with shapes
 default_role = "code"
 
 # Lessons are shown as they are committed; their tests are what runs them.
@@ -40,7 +39,6 @@ html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_custom_sections = [("Convention", "notes_style"), ("Source", "notes_style")]
 napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"

@@ -13,7 +13,7 @@ from ddetr_edu.checkpoints.shipped import shipped_checkpoint
 from ddetr_edu.course import checks
 from ddetr_edu.course.batch_comparison import compare_detections
 from ddetr_edu.course.exercises import lesson_08_faults as faults
-from ddetr_edu.course.forget_padding import PLACES, forgetting
+from ddetr_edu.course.forget_padding import FAULTS, forgetting
 from ddetr_edu.course.padding_symptoms import observe
 from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.models.config import ResizeConfig
@@ -51,7 +51,7 @@ def ignoring(detector):
 
 @pytest.fixture(scope="module")
 def symptoms(ignoring, images):
-    return {place: observe(ignoring, images[:2], 1, ON_THE_CROSS, place) for place in PLACES}
+    return {fault: observe(ignoring, images[:2], 1, ON_THE_CROSS, fault) for fault in FAULTS}
 
 
 # The exercises.
@@ -137,9 +137,9 @@ def test_what_is_found_again(detector, images):
     wide, tall, *_ = images
     alone = detector([tall])[0]
     found = {}
-    for place in ("nowhere", "no mask", "decoder ratios"):
-        with forgetting(detector.model, place):
-            found[place] = compare_detections(alone, detector([wide, tall])[1])
+    for fault in ("nowhere", "no mask", "decoder ratios"):
+        with forgetting(detector.model, fault):
+            found[fault] = compare_detections(alone, detector([wide, tall])[1])
     assert [each.known for each in found.values()] == [3, 3, 3]
     assert [each.found_again for each in found.values()] == [2, 2, 0]
     beside_wide = detector([wide, tall])[1]
@@ -201,17 +201,17 @@ def test_only_the_right_words_pass():
             assert faults.FAULTS[right[version]].means not in message
 
 
-def test_every_word_is_a_place_and_each_version_has_a_fault():
-    assert list(faults.FAULTS) == ["nothing", *list(PLACES)[1:]]
+def test_every_word_is_a_way_to_forget_and_each_version_has_a_fault():
+    assert list(faults.FAULTS) == ["nothing", *list(FAULTS)[1:]]
     assert set(faults.VERSIONS.values()) <= set(faults.FAULTS) - {"nothing"}
 
 
 def test_each_fault_shows_what_its_description_says(symptoms):
     right = symptoms["nowhere"]
 
-    def differs(place: str) -> list[str]:
+    def differs(fault: str) -> list[str]:
         """What is wrong, in the order of time."""
-        seen = symptoms[place]
+        seen = symptoms[fault]
         wrong = []
         if (seen.proposal - right.proposal).abs().max() > 5:
             wrong.append("proposal")
@@ -250,14 +250,14 @@ def test_each_fault_shows_what_its_description_says(symptoms):
 
 
 def test_an_experiment_decides_where_figure_and_table_do_not(ignoring, images, symptoms):
-    def alike(place: str) -> set[str]:
-        """The places that the figure and the table of the lesson do not tell from this one."""
-        drawn = torch.cat([symptoms[place].proposal, symptoms[place].box])
+    def alike(fault: str) -> set[str]:
+        """The faults that the figure and the table of the lesson do not tell from this one."""
+        drawn = torch.cat([symptoms[fault].proposal, symptoms[fault].box])
         return {
             other
             for other, seen in symptoms.items()
             if (torch.cat([seen.proposal, seen.box]) - drawn).abs().max() < 0.1
-            and [round(s, 2) for s in seen.scores] == [round(s, 2) for s in symptoms[place].scores]
+            and [round(s, 2) for s in seen.scores] == [round(s, 2) for s in symptoms[fault].scores]
         }
 
     assert alike("first image") == {"ratios swapped", "first image"}
@@ -267,9 +267,9 @@ def test_an_experiment_decides_where_figure_and_table_do_not(ignoring, images, s
 
     # In the wide image, which is image 0, swapped ratios are wrong, and those of image 0 right.
     on_the_circle = (0.735, 0.38)
-    places = ("nowhere", "first image", "ratios swapped")
+    ways = ("nowhere", "first image", "ratios swapped")
     right, first, swapped = (
-        observe(ignoring, images[:2], 0, on_the_circle, place) for place in places
+        observe(ignoring, images[:2], 0, on_the_circle, fault) for fault in ways
     )
     assert torch.equal(first.points[0], right.points[0]) and first.scores == right.scores
     x, y = right.points[0].mean(0)  # not multiplied by 1 and 160/224, but by these swapped
@@ -281,8 +281,8 @@ def test_an_experiment_decides_where_figure_and_table_do_not(ignoring, images, s
         rule = ResizeConfig(192, long_side, multiple_of=1)
         unrounded = dd.Detector(ignoring.model, ignoring.categories, rule).eval()
         last = {
-            place: observe(unrounded, images[:2], 1, ON_THE_CROSS, place).scores[-1]
-            for place in ("nowhere", "encoder ratios", "mask too early")
+            fault: observe(unrounded, images[:2], 1, ON_THE_CROSS, fault).scores[-1]
+            for fault in ("nowhere", "encoder ratios", "mask too early")
         }
         assert abs(last["encoder ratios"] - last["nowhere"]) > least
         assert abs(last["mask too early"] - last["nowhere"]) < 0.005
@@ -295,13 +295,13 @@ def test_the_test_of_the_lesson_finds_all_faults_but_one(ignoring, images):
     exact = dd.Detector(model, ignoring.categories, ignoring.resize).eval()
     alone = exact([tall])[0]
     passing: dict[str, set] = {"same size": set(), "wide": set()}
-    for place, (name, other) in itertools.product(
-        PLACES, {"same size": same_size, "wide": wide}.items()
+    for fault, (name, other) in itertools.product(
+        FAULTS, {"same size": same_size, "wide": wide}.items()
     ):
-        with forgetting(model, place):
+        with forgetting(model, fault):
             if compare_detections(alone, exact([other, tall])[1]).score_change <= 1e-9:
-                passing[name].add(place)
-    assert passing == {"same size": set(PLACES), "wide": {"nowhere", "encoder ratios"}}
+                passing[name].add(fault)
+    assert passing == {"same size": set(FAULTS), "wide": {"nowhere", "encoder ratios"}}
     with forgetting(model, "whole batch"):
         assert compare_detections(alone, exact([wide, tall])[1]).found_again == 3
     with forgetting(model, "ratios swapped"):
@@ -311,12 +311,12 @@ def test_the_test_of_the_lesson_finds_all_faults_but_one(ignoring, images):
 
 def test_a_model_remembers_the_padding_afterwards(ignoring, images):
     before = ignoring(images[:2])[1]["scores"]
-    for place in PLACES:
-        with pytest.raises(KeyError), forgetting(ignoring.model, place):
+    for fault in FAULTS:
+        with pytest.raises(KeyError), forgetting(ignoring.model, fault):
             raise KeyError
     assert torch.equal(ignoring(images[:2])[1]["scores"], before)
     with (
-        pytest.raises(ValueError, match='place "mask" does not exist; choose one of nowhere, no'),
+        pytest.raises(ValueError, match='fault "mask" does not exist; choose one of nowhere, no'),
         forgetting(ignoring.model, "mask"),
     ):
         pass

@@ -104,7 +104,7 @@ def slope_across_the_nearest(feature_map: Tensor, x: Tensor, y: Tensor) -> Tenso
 
 def _locations_between_pixels() -> Cases:
     # Locations in pixels, always between the outer pixel centres, so that all four corners exist.
-    places = {
+    positions = {
         "in the middle": ((5, 7), 2.3, 3.6),
         "nearer to the other corners": ((7, 4), 3.8, 1.1),
         "between the first four pixels": ((3, 5), 0.4, 0.7),
@@ -116,7 +116,7 @@ def _locations_between_pixels() -> Cases:
     }
     generator = torch.Generator().manual_seed(0)
     cases: Cases = {}
-    for name, ((height, width), row, column) in places.items():
+    for name, ((height, width), row, column) in positions.items():
         plane = torch.randn(height, width, generator=generator, dtype=torch.float64)
         location = [(column + 0.5) / width, (row + 0.5) / height]
         cases[name] = plane, *torch.tensor(location, dtype=torch.float64)
@@ -233,7 +233,7 @@ def without_incomplete(feature_map: Tensor, x: Tensor, y: Tensor, grad_value: Te
 
 def _locations_and_gradients() -> Cases:
     # Where a location is exactly at a pixel centre, sizes are powers of two: nothing is rounded.
-    places = {
+    positions = {
         "inside the map": ((5, 7, 3), 0.43, 0.61),
         "between other pixels": ((11, 4, 6), 0.57, 0.18),
         "one channel": ((6, 5, 1), 0.66, 0.31),
@@ -253,7 +253,7 @@ def _locations_and_gradients() -> Cases:
     }
     generator = torch.Generator().manual_seed(3)
     cases: Cases = {}
-    for name, (shape, x, y) in places.items():
+    for name, (shape, x, y) in positions.items():
         feature_map = torch.randn(*shape, generator=generator, dtype=torch.float64)
         grad_value = torch.randn(shape[-1], generator=generator, dtype=torch.float64)
         cases[name] = feature_map, *torch.tensor([x, y], dtype=torch.float64), grad_value

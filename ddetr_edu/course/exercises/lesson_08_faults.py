@@ -1,4 +1,4 @@
-"""The exercise of lesson 08 about detectors that forget the padding: name the place.
+"""The exercise of lesson 08 about detectors that forget the padding: name the fault.
 
 Whoever is about to do it should not read on: the versions and their faults are named below.
 """
@@ -14,13 +14,13 @@ from ddetr_edu.detector import Detector
 
 @dataclass(frozen=True)
 class Fault:
-    """A place where the padding is forgotten."""
+    """A way in which the padding is forgotten."""
 
     means: str  # what is wrong in the code
     shows: str  # what figure and table would show
 
 
-FAULTS = {  # the places of `forgetting`
+FAULTS = {  # those of `forgetting`
     "nothing": Fault(
         "nothing is forgotten", "then no experiment could tell this version from the right one"
     ),
@@ -65,7 +65,7 @@ FAULTS = {  # the places of `forgetting`
     "whole batch": Fault(
         "proposals, the decoder's reference points and predicted boxes are all fractions of the"
         " batch",
-        "the proposal would seem to lie in the wrong place; the last box and score would be almost"
+        "the proposal would seem to lie somewhere else; the last box and score would be almost"
         " right, and so would the points, and the scores in between differ a little",
     ),
 }
