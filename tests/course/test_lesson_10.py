@@ -19,6 +19,7 @@ from ddetr_edu.course.exercises.lesson_10_forward import read_layers
 from ddetr_edu.course.rival_queries import rival_scores
 from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.models import decoder as decoder_module
+from ddetr_edu.models import queries as queries_module
 from ddetr_edu.models.config import DeformableDETRConfig
 from ddetr_edu.models.deformable_detr import Predictions
 from ddetr_edu.models.heads import refine_boxes
@@ -326,10 +327,19 @@ def test_more_queries_than_in_training_find_a_little_more(detector, scenes):
         assert counts_of(detector, scenes) == (87, 73, 4)
 
 
+def test_few_queries_are_silenced_by_each_other(detector, scenes):
+    with patch.object(detector.model.queries, "n_queries", 10):
+        assert counts_of(detector, scenes).found == 19
+        with without_self_attention():
+            assert counts_of(detector, scenes).found == 54
+
+
 def test_a_wrong_refinement_that_detects_as_well(detector, scenes):
     first_order = lambda reference, delta: reference + reference * (1 - reference) * delta  # noqa: E731
     with patch.object(decoder_module, "refine_boxes", first_order):
         assert counts_of(detector, scenes).found == 71
+    with patch.object(queries_module, "refine_boxes", first_order):
+        assert counts_of(detector, scenes).found == 48
     with patch.object(decoder_module, "refine_boxes", torch.add):
         assert counts_of(detector, scenes).found < 10
     generator = torch.Generator().manual_seed(0)

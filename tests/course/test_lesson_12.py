@@ -12,6 +12,7 @@ from ddetr_edu.checkpoints.shipped import shipped_checkpoint
 from ddetr_edu.checkpoints.transfer import adopt_parameters
 from ddetr_edu.course import checks
 from ddetr_edu.course.clinic import FAULTS, training_images
+from ddetr_edu.course.exercises.lesson_12_clinic import patient_log
 from ddetr_edu.course.small_scenes import SIZE, small_scene, write_yolo
 from ddetr_edu.data.voc import VocOptions, read_voc
 from ddetr_edu.data.yolo import read_yolo
@@ -173,3 +174,12 @@ def test_what_a_good_detector_finds_in_each_file():
         "ids off by one": 0,
         "next image": 0,
     }
+
+
+def test_what_the_curves_show_before_the_first_step():
+    right, black, jumping = (patient_log(patient)[:3] for patient in ("right", "B", "F"))
+    assert right[0]["AP"] == jumping[0]["AP"]
+    assert black[0]["AP"] < right[0]["AP"] - 0.05
+    for loss in ("class", "box"):
+        assert jumping[1][loss] == pytest.approx(right[1][loss], rel=1e-3)
+        assert jumping[2][loss] > 1.3 * jumping[1][loss]

@@ -261,6 +261,17 @@ def test_the_logs_are_those_of_whole_runs():
         assert queries.min() >= -1 and queries.max() < 60
 
 
+def test_denoising_gains_more_than_a_seed_does():
+    """Points of AP, and the instability in the second half of the training."""
+    logs = {run: read_log(run) for run in RUNS}
+    ap = {run: 100 * log[-1]["AP"] for run, log in logs.items()}
+    assert [round(ap["D"] - ap["B"]), round(ap["C"] - ap["D"], 1)] == [11, 19.5]
+    assert ap["A"] < ap["B"] < ap["D"]
+    late = {run: instability(match_history(log).queries)[24:].mean() for run, log in logs.items()}
+    assert late["C"] < 0.5 * min(late[run] for run in "ABD")
+    assert abs(late["B"] - late["D"]) < 0.05
+
+
 def test_other_runs_are_refused():
     with pytest.raises(ValueError, match='there is no run "E"; choose one of A, B, C, D'):
         read_log("E")

@@ -37,7 +37,7 @@ def _places() -> Cases:
         "a level of one column": (4, 0, (6, 1), 1),
         "a level of one token": (0, 0, (1, 1), 4),
         "a fine level": (99, 20, (100, 134), 0),
-        "a tall level": (7, 2, (9, 3), 2),
+        "a tall level": (7, 0, (9, 3), 2),
     }
 
 
@@ -103,6 +103,9 @@ anchor = Exercise(
         ),
         "the side is that of the token's pixel": anchor_with(
             side=lambda level, shape: (1 / shape[1], 1 / shape[0])
+        ),
+        "width and height are in pixels of the level; they are fractions of the image": anchor_with(
+            side=lambda level, shape: (0.05 * 2**level * shape[1], 0.05 * 2**level * shape[0])
         ),
         "these are two corners, (x1, y1, x2, y2); a reference is (cx, cy, w, h)": _as_corners,
     },

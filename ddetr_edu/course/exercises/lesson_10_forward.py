@@ -161,7 +161,7 @@ def _images() -> Cases:
         "four levels": ([(72, 120), (96, 50)], (4, 2, 6, 8)),
         "one level": ([(80, 45), (33, 64)], (1, 3, 4, 2)),
         "one decoder layer": ([(50, 72), (64, 30)], (2, 1, 8, 4)),
-        "one query": ([(64, 40), (45, 88), (96, 96), (33, 50)], (3, 4, 1, 1)),
+        "one query": ([(64, 40), (45, 88), (96, 70), (33, 50)], (3, 4, 1, 1)),
     }
     generator = torch.Generator().manual_seed(2)
     cases: Cases = {}
@@ -239,6 +239,12 @@ forward = ForwardExercise(
         "the box is the sigmoid of reference + delta; the reference needs its logit first": written(
             ("refine_boxes(reference, delta)", "(reference + delta).sigmoid()")
         ),
+        "boxes are refined from a detached reference, but the points around it are not detached": (
+            written(
+                ("refine_boxes(reference, delta)", "refine_boxes(reference.detach(), delta)"),
+                ("reference = boxes.detach()", "reference = boxes"),
+            )
+        ),
         "every layer starts from the proposals; a layer refines the box of the layer before": (
             written(("reference = boxes.detach()", "pass"))
         ),
@@ -288,6 +294,12 @@ forward = ForwardExercise(
         "the position is not added to the queries of the cross-attention": written(
             ("layer.cross_attn(content + position", "layer.cross_attn(content")
         ),
+        "the cross-attention gets the queries of the self-attention; the content has changed": (
+            written(("layer.cross_attn(content + position", "layer.cross_attn(query"))
+        ),
+        "the position is added to the encoder's tokens; the encoder does that itself": written(
+            ("model.encoder(tokens, position,", "model.encoder(tokens + position, position,")
+        ),
         "content and position are swapped": written(
             ("(content, position, reference), _", "(position, content, reference), _")
         ),
@@ -299,8 +311,16 @@ forward = ForwardExercise(
         "there is no self-attention": written(
             ("layer.self_attn_norm(content + attended)", "layer.self_attn_norm(content)")
         ),
-        "a residual is missing: a layer adds to the content": written(
+        "a residual is missing: self-attention adds to the content": written(
             ("layer.self_attn_norm(content + attended)", "layer.self_attn_norm(attended)")
+        ),
+        "a residual is missing: the feed-forward network adds to the content": written(
+            ("layer.ffn_norm(content + layer.ffn(content))", "layer.ffn_norm(layer.ffn(content))")
+        ),
+        "all residuals are missing: each part of a layer adds to the content": written(
+            ("layer.self_attn_norm(content + attended)", "layer.self_attn_norm(attended)"),
+            ("layer.cross_attn_norm(content + sampled)", "layer.cross_attn_norm(sampled)"),
+            ("layer.ffn_norm(content + layer.ffn(content))", "layer.ffn_norm(layer.ffn(content))"),
         ),
         "the norms of self-attention and cross-attention are swapped": written(
             ("layer.self_attn_norm", "layer.other_norm"),

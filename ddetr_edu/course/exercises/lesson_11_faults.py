@@ -35,7 +35,7 @@ FAULTS = {
     "labels shuffled": Fault(
         "the objects of the training images have each other's categories",
         "the loss of the boxes would fall nearly as the grey curve does, and that of the classes"
-        " would not",
+        " would get stuck above it",
     ),
     "boxes shuffled": Fault(
         "the objects of the training images have each other's boxes",
@@ -66,9 +66,9 @@ RUNS = {
     "D": "learning rate too high",
 }
 LOOK = {
-    "A": "here one of the two losses falls and the other does not: what could make only that one"
-    " hard?",
-    "B": "here both losses go down to the end; how fast, and how smooth are they?",
+    "A": "here one of the two losses follows the grey curve and the other does not, in the second"
+    " half: what could make only that one hard?",
+    "B": "how many steps does each loss need here for what the grey curve does in the first ten?",
     "C": "here one curve is better than the grey one and another one is worse; which images does"
     " each of them come from?",
     "D": "here neither loss follows the grey curve; does it still fall in the second half?",

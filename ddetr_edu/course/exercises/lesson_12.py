@@ -116,11 +116,11 @@ def _label_files() -> Cases:
         "one box in a tiny image": (["1 0.5 0.5 0.25 0.5"], (4, 6)),
         "two boxes": (["0 0.5 0.25 0.5 0.25", "2 0.125 0.75 0.25 0.125"], (80, 40)),
         "a polygon": (
-            ["3 0.25 0.5 0.75 0.25 0.5 0.875", "0 0.5 0.5 1 1", "1 0.1 0.2 0.2 0.1"],
+            ["3 0.5 0.25 0.75 0.625 0.375 0.875", "0 0.5 0.5 1 1", "1 0.1 0.2 0.2 0.1"],
             (60, 100),
         ),
         "a polygon that begins at its right end": (
-            ["4 0.9 0.3 0.2 0.4 0.3 0.8 0.6 0.6", "2 0.3 0.6 0.2 0.4"] * 2,
+            ["4 0.9 0.5 0.4 0.3 0.2 0.7 0.6 0.8", "2 0.3 0.6 0.2 0.4"] * 2,
             (120, 90),
         ),
         "many categories": ([f"{n} 0.4 0.3 0.{n} 0.{n + 2}" for n in (5, 1, 3, 2, 4)], (200, 320)),
@@ -179,6 +179,13 @@ def read_by(
     return read
 
 
+def _halves(xs: list, ys: list) -> list:
+    """The box of a polygon whose numbers are taken for all x and then all y."""
+    values = [value for corner in zip(xs, ys, strict=True) for value in corner]
+    xs, ys = values[: len(xs)], values[len(xs) :]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
 read_yolo = Exercise(
     my_read_yolo,
     _label_files,
@@ -207,6 +214,7 @@ read_yolo = Exercise(
             box=lambda cy, cx, h, w: [cx - w / 2, cy - h / 2, w, h],
             polygon=lambda ys, xs: [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
         ),
+        "all x of a polygon were taken to come first; x and y alternate": read_by(polygon=_halves),
         "the first four numbers of a polygon were taken for a box": read_by(
             polygon=lambda xs, ys: [xs[0] - xs[1] / 2, ys[0] - ys[1] / 2, xs[1], ys[1]]
         ),

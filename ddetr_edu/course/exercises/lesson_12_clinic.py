@@ -57,7 +57,8 @@ DIAGNOSES = {  # the names of CURES
     ),
     "learning rate too high": Diagnosis(
         "the learning rate is twenty times too high",
-        "images and annotations would be right, and the losses would jump up in the first steps",
+        "images and annotations would be right, and all curves would begin where the grey ones do,"
+        " before the losses jump up",
     ),
     "learning rate too low": Diagnosis(
         "the learning rate is ten times too low",
@@ -66,8 +67,8 @@ DIAGNOSES = {  # the names of CURES
     ),
     "normalisation": Diagnosis(
         "pixel values are divided by 255 twice before they are normalised",
-        "images and annotations would be right, as they are drawn from the files, and the losses"
-        " would soon stay where they are",
+        "images and annotations would be right, as they are drawn from the files, but AP would be"
+        " lower than the grey one before the first step",
     ),
 }
 PATIENTS = {
@@ -79,13 +80,14 @@ PATIENTS = {
     "F": "learning rate too high",
 }
 BOTH_RIGHT = (
-    "every box and every name of this patient is right; what do the losses do in the first steps?"
+    "every box and every name of this patient is right; compare the first points of its curves with"
+    " those of the grey ones"
 )
 SEEN = {
     "A": "look at one box whose object is far to the right, and measure where it lies",
     "B": BOTH_RIGHT,
     "C": "compare the boxes with their objects first, and then the names",
-    "D": "look for an object that has the size of a box and is in the right place, in any image",
+    "D": "look in the other images, too, for an object that would fit one of these boxes",
     "E": "compare the upper left corner of each box with its object, and then the size",
     "F": BOTH_RIGHT,
 }
