@@ -72,9 +72,20 @@ def greedy_totals(queries, objects) -> tuple[float, float]:
     objects = torch.as_tensor(objects, dtype=torch.float64)
     cost = (queries[:, None] - objects).abs()
     rows, columns = linear_sum_assignment(cost)
+    return min(totals_by_order(cost)), cost[rows, columns].sum().item()
+
+
+def totals_by_order(cost: Tensor) -> list[float]:
+    """What the cheapest pair first costs, with other choices among pairs that cost the same.
+
+    Args:
+        cost: (Q, T), at least as many queries as objects.
+
+    Returns:
+        Four totals, which may all be the same.
+    """
     orders = (cost, cost.flip(0), cost.flip(1), cost.flip(0, 1))  # the first of equals differs
-    greedy = min(total_cost(each, assign_cheapest_pair_first(each)) for each in orders)
-    return greedy, cost[rows, columns].sum().item()
+    return [total_cost(each, assign_cheapest_pair_first(each)) for each in orders]
 
 
 def greedy_ratio(queries, objects) -> float:

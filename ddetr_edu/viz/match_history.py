@@ -3,6 +3,7 @@
 import colorsys
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array
 
@@ -46,6 +47,9 @@ def plot_match_history(
         colours.reshape(*queries.T.shape, 3), aspect="auto", interpolation="nearest", origin="upper"
     )
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 6)).round().astype(int))
+    is_round = np.isin(steps, MaxNLocator(5).tick_values(steps[0], steps[-1]))
+    if len(steps) > 6 and is_round.sum() > 1:
+        shown = np.flatnonzero(is_round)
     below.set_xticks(shown, [f"{steps[k]}" for k in shown])
     below.set(xlabel="step", ylabel="object", yticks=[])
     if title:

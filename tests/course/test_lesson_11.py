@@ -294,6 +294,16 @@ def test_each_run_shows_what_the_words_say(ends):
     assert ends["C"]["AP50"] < 0.5 * right["AP50"]
 
 
+def test_the_logs_decide_between_the_learning_rate_and_shuffled_boxes():
+    """The curves of D could be those of shuffled boxes: its highest learning rate could not."""
+    highest = {run: max(line.get("lr", 0) for line in read_run(run)) for run in RUNS}
+    right = highest["right"]
+    expected = {"right": right, "A": right, "B": right / 100, "C": right, "D": 10 * right}
+    assert highest == pytest.approx(expected)
+    message = checks.run_faults.check({"D": "boxes shuffled"}).message
+    assert "the figure does not decide" in message
+
+
 def test_with_too_low_a_learning_rate_everything_takes_longer():
     """The grey class loss falls by more than 1 in ten steps, and D's as well; B needs a hundred."""
     steps = {}
@@ -303,4 +313,3 @@ def test_with_too_low_a_learning_rate_everything_takes_longer():
         steps[run] = next(line["step"] for line in lines if line["loss_label"] < low)
     assert steps["right"] == steps["D"] == 10
     assert steps["B"] == 100
-

@@ -99,12 +99,14 @@ def test_right_answers_in_other_styles():
 
 
 def test_by_hand():
-    queries = torch.tensor([[7, 2, 4, 9], [7, 4, 2, 9], [7, 4, 2, -1]])
+    queries = torch.tensor([[7, 2, 4, 9], [7, 4, 2, 9], [7, 4, 2, 0]])
     assert instability(queries).tolist() == [1 / 2, 1 / 4]
     x, objects = torch.tensor([0.48, 0.52, -1.0]), torch.tensor([0.3, 0.7])
     cost = 5 * (x[:, None] - objects).abs()
     torch.testing.assert_close(cost[:2], torch.tensor([[0.9, 1.1], [1.1, 0.9]]))
     torch.testing.assert_close(matching_margins(cost).float(), torch.tensor([0.4, 0.4]))
+    halfway = 5 * (torch.tensor([0.5, 0.5])[:, None] - objects).abs()
+    torch.testing.assert_close(halfway, torch.ones(2, 2))
 
 
 def test_each_image_has_four_matchings_in_a_step(detector):
@@ -270,6 +272,19 @@ def test_denoising_gains_more_than_a_seed_does():
     late = {run: instability(match_history(log).queries)[24:].mean() for run, log in logs.items()}
     assert late["C"] < 0.5 * min(late[run] for run in "ABD")
     assert abs(late["B"] - late["D"]) < 0.05
+
+
+def test_the_images_make_the_loss_jerk():
+    jerks = []
+    for run in RUNS:
+        entries = [entry for entry in read_log(run) if "loss_label" in entry]
+        loss = np.array([sum(entry[name] for name in LAST_LAYER) for entry in entries])
+        jerks.append(np.diff(np.log(loss))[10:])
+    a, b, c, d = range(4)
+    assert np.std(jerks, axis=1).argmax() == c  # where the fewest objects change their query
+    correlation = np.corrcoef(jerks)
+    assert correlation[[a, a, c], [c, d, d]].min() > 0.55  # the same images
+    assert correlation[b, [a, c, d]].max() < 0.25
 
 
 def test_other_runs_are_refused():

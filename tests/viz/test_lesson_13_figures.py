@@ -23,6 +23,12 @@ def test_a_query_is_a_colour_and_a_change_is_another_one():
     assert [label.get_text() for label in below.get_xticklabels()] == ["10", "20", "40"]
 
 
+def test_many_steps_have_ticks_at_round_ones():
+    figure, _ = plot_match_history(range(20, 1001, 20), np.zeros((50, 3), dtype=int))
+    labels = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert labels == ["200", "400", "600", "800", "1000"]
+
+
 def test_neighbouring_queries_have_different_colours():
     _, drawn = plot_match_history((1,), np.arange(60)[None])
     figure, _ = plot_match_history((1,), np.arange(60)[None])

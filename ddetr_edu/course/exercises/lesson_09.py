@@ -94,6 +94,24 @@ def giou_of_summed_areas(one: Tensor, other: Tensor) -> Tensor:
     return overlap.clamp(min=0).prod(1) / union - (enclosing - union) / enclosing
 
 
+def giou_of_clamped_product(one: Tensor, other: Tensor) -> Tensor:
+    """A GIoU that clamps the area of the overlap, where it should clamp each of its sides.
+
+    Args:
+        one: (n, 4).
+        other: (n, 4).
+
+    Returns:
+        (n,)
+    """
+    overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    intersection = overlap.prod(1).clamp(min=0)
+    areas = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
+    sides = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
+    union, enclosing = areas - intersection, sides.prod(1)
+    return intersection / union - (enclosing - union) / enclosing
+
+
 def _pairs_of_boxes() -> Cases:
     # Whole numbers, which 16 bits can hold.
     pairs = {
@@ -138,6 +156,9 @@ giou = Exercise(
         ),
         "the overlap is negative where boxes are apart; clamp width and height at zero": giou_with(
             clamp=False
+        ),
+        "clamping came after multiplying; two negative sides have a positive product": (
+            giou_of_clamped_product
         ),
         "the empty part was divided by the union; divide it by the enclosing box": giou_with(
             lambda intersection, union, enclosing: (enclosing - union) / union
@@ -225,6 +246,11 @@ focal_loss = Exercise(
         "alpha is missing: 0.25 for objects, 0.75 for the rest": lambda logits, o, n: (
             2 * focal_loss_with(alpha=0.5)(logits, o, n)
         ),
+        "negatives, too, were multiplied by 0.25; their weight is 1 - 0.25": (
+            lambda logits, o, n: (
+                focal_loss_with()(logits, o, n) - 2 / 3 * focal_loss_with()(logits[~o], o[~o], n)
+            )
+        ),
         "the minus sign is missing": lambda logits, o, n: -focal_loss_with()(logits, o, n),
         "prob and 1 - prob are swapped in the factors: a confident prediction must count less": (
             focal_loss_with(mirrored=True)
@@ -237,6 +263,9 @@ focal_loss = Exercise(
         ),
         "the mean over all entries was taken; divide the sum by num_boxes": (
             lambda logits, o, n: focal_loss_with(divide=False)(logits, o, n) / logits.numel()
+        ),
+        "a mean over all entries was divided by num_boxes; divide the sum": (
+            lambda logits, o, n: focal_loss_with()(logits, o, n) / logits.numel()
         ),
         "the sum was not divided by num_boxes": focal_loss_with(divide=False),
         "only the objects were counted; the rest must learn to predict background": (

@@ -137,6 +137,9 @@ matching_cost = Exercise(
         "the L1 distance is a mean; sum the four differences": cost_with(
             of_distance=lambda boxes, targets: _differences(boxes, targets).mean(-1)
         ),
+        "it has the L2 distance; L1 is the sum of the absolute differences": cost_with(
+            of_distance=lambda boxes, targets: torch.cdist(boxes, targets)
+        ),
         "differences were squared; L1 is the sum of their absolute values": cost_with(
             of_distance=lambda boxes, targets: _differences(boxes, targets).square().sum(-1)
         ),
@@ -181,7 +184,7 @@ def _costs() -> Cases:
     second[5] -= 0.8
     blocked = torch.tensor([[0.1, 0.2], [0.3, 0.9], [0.8, 0.95]], dtype=torch.float64)
     return {
-        "the cheapest pair blocks the best assignment": (blocked,),
+        "the cheapest pair blocks the best matching": (blocked,),
         "more queries than objects": (random(9, 3),),
         "several objects compete for one query": (contested,),
         "several objects compete for the last query": (second,),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddetr_edu.course.construction import Construction
 from ddetr_edu.course.exercise import Cases
-from ddetr_edu.course.greedy_matching import greedy_ratio, greedy_totals
+from ddetr_edu.course.greedy_matching import greedy_ratio, greedy_totals, totals_by_order
 
 MAX_OBJECTS = 100  # of a construction; a hundredfold loop of the check is still fast
 
@@ -45,7 +45,7 @@ def judge_trap(queries: Tensor, objects: Tensor, times: float) -> str:
     Args:
         queries: Positions on a line.
         objects: Likewise.
-        times: How many times as much as the best assignment the greedy one has to cost.
+        times: How many times as much as the best matching the greedy one has to cost.
 
     Returns:
         A sentence; empty if nothing is wrong.
@@ -62,8 +62,32 @@ def judge_trap(queries: Tensor, objects: Tensor, times: float) -> str:
         return ""
     if lowest == 0:
         return "every query is at an object of its own, so both totals are 0"
-    found = f"the cheapest pair first costs {greedy:.5g}, and the best assignment {lowest:.5g}"
-    return f"{found}: {greedy / lowest:.3f} times as much, and not {times:g} times"
+    found = f"the cheapest pair first costs {greedy:.5g}, and the best matching {lowest:.5g}"
+    found = f"{found}: {greedy / lowest:.3f} times as much, and not {times:g} times"
+    return "; ".join([found, *advice_on(queries, objects, times)])
+
+
+def advice_on(queries: Tensor, objects: Tensor, times: float) -> list[str]:
+    """Why positions are no trap, or not enough of one.
+
+    Args:
+        queries: (n,) positions on a line.
+        objects: (n,), likewise.
+        times: How many times as much as the best matching the greedy one has to cost.
+
+    Returns:
+        A reason, or nothing if none is known.
+    """
+    greedy, lowest = greedy_totals(queries, objects)
+    if max(totals_by_order((queries[:, None] - objects).abs())) >= times * lowest:
+        return ["with another choice among pairs that are equally far apart, it would be enough"]
+    if queries.max() <= objects.min() or objects.max() <= queries.min():
+        return ["all queries are on one side of all objects, so every matching costs the same"]
+    if greedy <= lowest * (1 + 1e-9):
+        return ["here the cheapest pair first leads to the best matching"]
+    if len(queries) == 2 and times >= 2:
+        return ["with two queries and two objects it stays below 2, wherever they are"]
+    return []
 
 
 def trap_by(copy: Callable, max_steps: int = 5, too_few: int = 0) -> Callable:

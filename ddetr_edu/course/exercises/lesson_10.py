@@ -123,7 +123,6 @@ def _references_and_deltas() -> Cases:
         "large deltas": ((2, 6), 4),
         "boxes that reach the border of the range": ((6, 2), 4),
         "points on the border of the image": ((1, 8), 2),
-        "no query": ((3, 0), 4),
     }
     generator = torch.Generator().manual_seed(0)
     cases: Cases = {}

@@ -58,7 +58,7 @@ def _each_alone(weight_grad, bias_grad, max_norm):
 
 
 def _norm(weight_grad, bias_grad):
-    return torch.cat([weight_grad.flatten(), bias_grad]).norm().clamp(min=1e-12)
+    return torch.cat([weight_grad.flatten(), bias_grad]).norm()
 
 
 def _gradients() -> Cases:
@@ -203,7 +203,8 @@ learning_rate = Exercise(
     {
         "there is no warm-up": rate_by(_cosine, lambda step, warmup_steps: 1.0),
         "steps count from 1: the first step of a warm-up must not have the rate 0": rate_by(
-            _cosine, lambda step, warmup_steps: _warm_up(step - 1, warmup_steps - 1)
+            _cosine,
+            lambda step, warmup_steps: _warm_up(step - 1, warmup_steps) if warmup_steps else 1,
         ),
         "there is no cosine yet during your warm-up; the two factors are multiplied": (
             _warm_up_alone
@@ -228,6 +229,9 @@ learning_rate = Exercise(
         ),
         "the rate falls once, in one step; that is the other schedule": rate_by(
             lambda progress: 0.1 if progress >= 0.8 else 1.0
+        ),
+        "the cosine was given the share of the run itself; half a turn is pi": rate_by(
+            lambda progress: 0.01 + 0.99 * (1 + math.cos(progress)) / 2
         ),
         "the cosine was given degrees; math.cos takes radians": rate_by(
             lambda progress: 0.01 + 0.99 * (1 + math.cos(180 * progress)) / 2

@@ -75,6 +75,24 @@ def _by_objects(ious: Tensor, threshold: float) -> Tensor:
     return is_true
 
 
+def _best_of_each_object(ious: Tensor, threshold: float) -> Tensor:
+    """Each object takes its best detection, even one that another object has taken."""
+    is_true = torch.zeros(len(ious), dtype=torch.bool)
+    for column in ious.T:
+        if column.max() >= threshold:
+            is_true[column.argmax()] = True
+    return is_true
+
+
+def _taken_by_a_bad_box(ious: Tensor, threshold: float) -> Tensor:
+    """A detection takes the best free object, even if it does not reach the threshold."""
+    left, is_true = ious.clone(), torch.zeros(len(ious), dtype=torch.bool)
+    for row in range(len(ious) if ious.numel() else 0):
+        is_true[row] = left[row].max() >= threshold
+        left[:, left[row].argmax()] = -1.0
+    return is_true
+
+
 def _by_largest_iou(ious: Tensor, threshold: float) -> Tensor:
     """Pairs are made in the order of their IoU, whatever the scores."""
     is_true, left = torch.zeros(len(ious), dtype=torch.bool), ious.clone()
@@ -149,6 +167,12 @@ true_positives = Exercise(
         "each object chose its detection; detections choose, the one of the best score first": (
             _by_objects
         ),
+        "each object took its best detection; detections choose, the one of the best score first": (
+            _best_of_each_object
+        ),
+        "an object was taken by a detection that is not good enough; it is still free": (
+            _taken_by_a_bad_box
+        ),
         "pairs were made in the order of their IoU; go by the scores, row after row": (
             _by_largest_iou
         ),
@@ -217,6 +241,12 @@ def _area(is_true: Tensor, n_objects: int) -> float:
     return float(best[is_true].sum()) / n_objects
 
 
+def _sum_where_found(is_true: Tensor, n_objects: int) -> float:
+    """The area under precision as it is: that of each detection that finds an object."""
+    precisions, _ = _curve(is_true, n_objects)
+    return float(precisions[is_true].sum()) / n_objects
+
+
 def _trapezoids(is_true: Tensor, n_objects: int) -> float:
     precisions, recalls = _curve(is_true, n_objects)
     return float(torch.trapezoid(precisions, recalls))
@@ -270,6 +300,9 @@ average_precision = Exercise(
             area_with(_best_from, n_points=11)
         ),
         "this is the exact area; COCO reads the curve at 101 recalls, 0 among them": _area,
+        "the precision of each true positive was added; COCO reads the best at 101 recalls": (
+            _sum_where_found
+        ),
         "trapezoids were added up; COCO adds what it reads at 101 recalls": _trapezoids,
         "this is the precision of all detections together": lambda is_true, n_objects: (
             float(is_true.sum()) / max(len(is_true), 1)

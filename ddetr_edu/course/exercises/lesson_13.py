@@ -3,6 +3,7 @@
 That about the logs of four training runs is in `lesson_13_runs`.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -51,6 +52,13 @@ def _new_queries(queries: Tensor) -> Tensor:
     return (after[:, :, None] != before[:, None]).all(-1).double().mean(1)
 
 
+def _new_in_the_set(queries: Tensor) -> Tensor:
+    """The number of different queries that are new, for each object."""
+    sets = [set(row.tolist()) for row in queries]
+    new = [len(after - before) for before, after in itertools.pairwise(sets)]
+    return torch.tensor(new, dtype=torch.float64) / queries.shape[1]
+
+
 def _matchings() -> Cases:
     random = torch.Generator().manual_seed(0)
     matchings = {
@@ -95,8 +103,15 @@ instability = Exercise(
         "only queries that are new were counted; two objects that swap theirs change both": (
             _new_queries
         ),
+        "queries were compared as sets, in which a swap of two cannot be seen": _new_in_the_set,
         "changes from and to -1 were left out; losing the query and getting one are changes": (
             changed_by(lambda before, after: (before != after) & (before >= 0) & (after >= 0))
+        ),
+        "losing the query, from a number to -1, was left out; it is a change": changed_by(
+            lambda before, after: (before != after) & (after >= 0)
+        ),
+        "getting a query, from -1 to a number, was left out; it is a change": changed_by(
+            lambda before, after: (before != after) & (before >= 0)
         ),
         "an object that has no query both times was counted; it has not changed": changed_by(
             lambda before, after: (before != after) | (after < 0)
@@ -162,6 +177,16 @@ def _own_last(n_queries, counts, n_groups):
     """The denoising queries come first."""
     mask = my_denoising_mask(n_queries, counts, n_groups)
     return mask.roll((-n_queries, -n_queries), (1, 2))
+
+
+def _groups_of_own_size(n_queries, counts, n_groups):
+    """Each image has groups of as many places as it has objects."""
+    mask = torch.ones_like(my_denoising_mask(n_queries, counts, n_groups))
+    mask[:, :, :n_queries] = False
+    for n, count in enumerate(counts):
+        for start in range(n_queries, n_queries + n_groups * count, max(1, count)):
+            mask[n, start : start + count, start : start + count] = False
+    return mask
 
 
 def _padding_at_the_end(n_queries, counts, n_groups):
@@ -232,6 +257,8 @@ denoising_mask = Exercise(
             lambda row, column: _right(row, column) & (row["index"] != column["index"])
         ),
         "the denoising queries come first; they follow the model's own": _own_last,
+        "the groups of an image are as long as it has objects; they must be as long as those of the"
+        " fullest image": _groups_of_own_size,
         "the padding is at the end of the row; each group has padding of its own": (
             _padding_at_the_end
         ),
