@@ -26,44 +26,75 @@ from ddetr_edu.course.exercises.lesson_07 import encoder_reference_points, refer
 from ddetr_edu.course.exercises.lesson_07_position import sine_position
 from ddetr_edu.course.exercises.lesson_08 import padding_mask, scale_to_levels, valid_ratio
 from ddetr_edu.course.exercises.lesson_08_faults import padding_faults
-from ddetr_edu.course.exercises.lesson_09 import assign, focal_loss
+from ddetr_edu.course.exercises.lesson_09 import focal_loss, giou
+from ddetr_edu.course.exercises.lesson_09_matching import assign, matching_cost
+from ddetr_edu.course.exercises.lesson_09_trap import greedy_trap
+from ddetr_edu.course.exercises.lesson_10 import anchor, refine
+from ddetr_edu.course.exercises.lesson_10_forward import forward
+from ddetr_edu.course.exercises.lesson_10_proposals import select_proposals
+from ddetr_edu.course.exercises.lesson_11 import clip, learning_rate
+from ddetr_edu.course.exercises.lesson_11_faults import run_faults
+from ddetr_edu.course.exercises.lesson_11_precision import average_precision, true_positives
+from ddetr_edu.course.exercises.lesson_12 import adopt_classes, class_indices, read_yolo
+from ddetr_edu.course.exercises.lesson_12_clinic import clinic
+from ddetr_edu.course.exercises.lesson_13 import denoising_mask, instability
+from ddetr_edu.course.exercises.lesson_13_runs import runs
 
 __all__ = [
+    "adopt_classes",
     "aggregate",
+    "anchor",
     "assign",
     "attention_cost",
     "attention_weights",
+    "average_precision",
     "axes",
     "bilinear_backward",
     "bilinear_sample",
     "bilinear_slope",
     "broken_steps",
     "broken_convention",
+    "class_indices",
+    "clinic",
+    "clip",
     "convert_boxes",
     "corner_weights",
     "cost_causes",
     "count_tokens",
     "covering_token",
     "crossing",
+    "denoising_mask",
     "dense_attention",
     "effective_points",
     "encoder_reference_points",
     "focal_loss",
+    "forward",
     "from_pixels",
+    "giou",
+    "greedy_trap",
     "grid_sample_attention",
     "head_faults",
     "initial_offsets",
+    "instability",
+    "learning_rate",
     "locate_token",
     "location_faults",
+    "matching_cost",
     "mend_boxes",
     "naive_attention",
     "padding_faults",
     "padding_mask",
     "reach",
+    "read_yolo",
     "reference_on_levels",
+    "refine",
+    "run_faults",
+    "runs",
     "sampling_locations",
     "scale_to_levels",
+    "select_proposals",
     "sine_position",
     "to_pixels",
+    "true_positives",
     "valid_ratio",
 ]

@@ -50,6 +50,7 @@ class Exercise:
     library: tuple[Callable, ...] = ()
     # What the solution returns has these names if it is a tuple of several results.
     results: tuple[str, ...] = ()
+    precision: float = TOLERANCE  # how far right numbers up to 1 may be off
 
     @property
     def name(self) -> str:
@@ -104,11 +105,22 @@ class Exercise:
         """
         return not any(self._try(answer, arguments).problem for arguments in self.cases().values())
 
+    def _run(self, function: Callable, arguments: tuple) -> object:
+        """What is compared: here, what the function returns."""
+        return function(*arguments)
+
+    def _refuse(self, error: NotNumbers) -> str:
+        """What to say about a result that cannot be compared."""
+        advice = ": is a `return` missing?" if str(error) == "None" else ""
+        return f"your function returned {error}{advice}\n  expected: {self.signature}"
+
     def _try(self, answer: Callable, arguments: tuple) -> Outcome:
         """Run an answer on one case."""
         given = copy.deepcopy(arguments)
         try:
-            result = answer(*given)
+            result = self._run(answer, given)
+        except NotNumbers as error:
+            return Outcome(None, self._refuse(error))
         except Exception as error:  # whatever it is, the learner should see it explained
             if is_untouched(answer, error):
                 return Outcome(None, UNTOUCHED)
@@ -122,21 +134,18 @@ class Exercise:
 
     def _compare(self, result: object, arguments: tuple) -> Outcome:
         """Compare what an answer returned with the solution's result."""
-        solved = self.solution(*copy.deepcopy(arguments))
+        solved = self._run(self.solution, copy.deepcopy(arguments))
         expected = [result.values for result in read_results(solved, self.results)]
         try:
             numbers = read_results(result, self.results)
         except NotNumbers as error:
-            advice = ": is a `return` missing?" if result is None else ""
-            return Outcome(
-                None, f"your function returned {error}{advice}\n  expected: {self.signature}"
-            )
+            return Outcome(None, self._refuse(error))
         prefixes = [f"{name}: " for name in self.results] or [""]
         for prefix, right, given in zip(prefixes, expected, numbers, strict=True):
             if given.values.shape != right.shape:
                 shapes = f"{tuple(given.values.shape)}, but {tuple(right.shape)} was expected"
                 return Outcome(numbers, f"{prefix}the shape is {shapes}: {self.signature}")
-        allowed = tolerance(expected, max(given.eps for given in numbers))
+        allowed = tolerance(expected, max(given.eps for given in numbers), self.precision)
         if not self.results and (
             isinstance(solved, int) or not torch.as_tensor(solved).is_floating_point()
         ):
@@ -174,30 +183,31 @@ class Exercise:
     def _is_same(self, mistake: Callable, arguments: tuple, numbers: list[Numbers] | None) -> bool:
         """Whether a mistake leads to the results that an answer has in one case."""
         try:
-            mistaken = read_results(mistake(*copy.deepcopy(arguments)), self.results)
+            mistaken = read_results(self._run(mistake, copy.deepcopy(arguments)), self.results)
         except Exception:
             return numbers is None
         if numbers is None:
             return False
         eps = max(given.eps for given in numbers)
-        allowed = tolerance([result.values for result in mistaken], eps)
+        allowed = tolerance([result.values for result in mistaken], eps, self.precision)
         pairs = zip(mistaken, numbers, strict=True)
         return all(same_numbers(one.values, other.values, allowed) for one, other in pairs)
 
 
-def tolerance(expected: list[Tensor], eps: float) -> float:
+def tolerance(expected: list[Tensor], eps: float, precision: float) -> float:
     """The largest difference that counts as right.
 
     Args:
         expected: The right results, each of any shape.
         eps: The relative precision of the answer's type.
+        precision: How far right numbers up to 1 may be off, whatever their type.
 
     Returns:
         A difference that rounding explains.
     """
     finite = [values[values.isfinite()].abs() for values in expected]
     scale = max((values.max().item() for values in finite if values.numel()), default=0.0)
-    return max(TOLERANCE * max(1.0, scale), ROUNDINGS * min(eps, COARSEST_EPS) * scale)
+    return max(precision * max(1.0, scale), ROUNDINGS * min(eps, COARSEST_EPS) * scale)
 
 
 def same_numbers(one: Tensor, other: Tensor, allowed: float) -> bool:

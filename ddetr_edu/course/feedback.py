@@ -87,7 +87,9 @@ def describe_arguments(function: Callable, arguments: tuple) -> str:
     """
     parts = []
     for name, value in zip(inspect.signature(function).parameters, arguments, strict=True):
-        if not isinstance(value, Tensor):
+        if isinstance(value, torch.nn.Module):
+            text = f", of the type {type(value).__name__}"
+        elif not isinstance(value, Tensor):
             text = f" = {value}"
         elif value.ndim == 0:
             text = f" = {format_number(value.item())}"

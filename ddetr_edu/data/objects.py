@@ -17,6 +17,8 @@ from ddetr_edu.data.faults import Fault, OnFault
 
 NORMALISED = "boxes in the first pixel, like fractions of the image"
 CORNERS = "boxes that look like corners"
+SWAPPED = "boxes whose x and y look swapped"
+MIN_SWAPPED = 0.1  # share of the boxes that leave their image; few do so by chance
 
 
 def read_objects(
@@ -56,7 +58,7 @@ def read_objects(
 
 def _other_convention(annotations: list[dict], images: dict[int, dict]) -> tuple[str, str] | None:
     """What most boxes are instead of [x, y, width, height] in px: the kind and a message."""
-    n_boxes = n_normalised = n_corners = n_outside = 0
+    n_boxes = n_normalised = n_corners = n_swapped = n_outside = 0
     for annotation in annotations:
         image = images[annotation["image_id"]]
         box, size = parse_box(annotation.get("bbox")), (image["height"], image["width"])
@@ -64,6 +66,7 @@ def _other_convention(annotations: list[dict], images: dict[int, dict]) -> tuple
             n_boxes += 1
             n_normalised += looks_normalised(box, size)
             n_corners += looks_like_corners(box, size)
+            n_swapped += overshoot(box, size[::-1]) < MAX_OVERSHOOT
             n_outside += overshoot(box, size) >= MAX_OVERSHOOT
     meant = "boxes are [x, y, width, height] in pixels"
     if n_normalised > n_boxes / 2:
@@ -75,6 +78,11 @@ def _other_convention(annotations: list[dict], images: dict[int, dict]) -> tuple
         return CORNERS, (
             f"{n_outside} of {n_boxes} boxes leave their image, but all are inside if they are "
             f"read as [x1, y1, x2, y2]; {meant}: subtract x1 from x2 and y1 from y2"
+        )
+    if n_outside > max(2, n_boxes * MIN_SWAPPED) and n_swapped == n_boxes:
+        return SWAPPED, (
+            f"{n_outside} of {n_boxes} boxes leave their image, but all are inside if they are "
+            f"read as [y, x, height, width]; {meant}: exchange x and y, and width and height"
         )
     return None
 

@@ -212,7 +212,7 @@ class Split:
 
         with ThreadPoolExecutor() as pool:
             results = progress(
-                pool.map(read, images), desc=self.name, total=len(images), leave=False
+                pool.map(read, images), desc=self.name, total=len(images), leave=False, delay=3
             )
             for image, (digest, problem) in zip(images, results, strict=True):
                 name = image["file_name"]

@@ -155,6 +155,8 @@ class TrainConfig:
     eval_every: int = 500  # steps between evaluations; another one follows at the end
     save_every: int | None = None  # steps between checkpoints; None: as --eval-every
     keep_checkpoints: int = 1  # older checkpoints to keep beside the newest and the best
+    # steps between logging which queries 16 validation images' objects have; None: never
+    log_matches: int | None = None
     tensorboard: bool = False  # also write TensorBoard files
 
     def __post_init__(self):
@@ -173,6 +175,7 @@ class TrainConfig:
             "freeze_steps",
             "eval_every",
             "save_every",
+            "log_matches",
             "threads",
         ):
             value = getattr(self, name)

@@ -25,6 +25,7 @@ from ddetr_edu.training.logging import (
     log0,
 )
 from ddetr_edu.training.malloc import keep_freed_pages
+from ddetr_edu.training.match_log import match_entry
 from ddetr_edu.training.optim import set_lr
 from ddetr_edu.training.prepare import (
     build_detector,
@@ -163,6 +164,8 @@ def train_loop(
                 log0(contention)
             if clock.step % LOG_EVERY == 0 or clock.step == 1:
                 run.write({"step": clock.step, "minutes": clock.minutes, **values})
+            if config.log_matches and clock.step % config.log_matches == 0:
+                log_matches(trainer, clock, run, validation_set)
             bar.set_postfix_str(f"step {clock.step}, loss {values['loss']:.2f}", refresh=False)
             bar.update(100 * clock.progress - bar.n)
             if clock.step % (config.save_every or config.eval_every) == 0:
@@ -175,6 +178,22 @@ def train_loop(
             requests = distributed.all_reduce_max([stop_requested.is_set()], trainer.device)
             stopping = bool(requests[0])
     return stopping
+
+
+def log_matches(trainer: Trainer, clock: Clock, run: Run, validation_set) -> None:
+    """Log which queries the objects of some images have. Only process 0 does anything.
+
+    Args:
+        trainer: What is trained. Its detector is looked at, not the moving average of it.
+        clock: At the current step.
+        run: Where to log.
+        validation_set: Whose first images are looked at.
+    """
+    if distributed.rank():
+        return
+    with clock.paused():
+        entry = match_entry(trainer.detector, validation_set, run.lines())
+        run.write({"step": clock.step, "minutes": clock.minutes, **entry})
 
 
 def evaluate_and_log(

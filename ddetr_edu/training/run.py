@@ -128,7 +128,7 @@ class Run:
         """Append a line to the log, floats with six significant digits.
 
         Args:
-            entry: "step" and other plain values.
+            entry: "step" and other plain values, or lists of them.
         """
         if distributed.rank():
             return
@@ -137,7 +137,8 @@ class Run:
             file.write(json.dumps(rounded) + "\n")
         if self._writer:
             for name, value in rounded.items():
-                self._writer.add_scalar(name, value, rounded["step"])
+                if not isinstance(value, list):
+                    self._writer.add_scalar(name, value, rounded["step"])
 
     def save(self, trainer: Trainer, clock: Clock) -> None:
         """Write checkpoint.pt, unless it holds this step already.

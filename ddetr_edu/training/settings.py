@@ -20,6 +20,7 @@ MAY_DIFFER = (
     "eval_every",
     "save_every",
     "keep_checkpoints",
+    "log_matches",
     "tensorboard",
 )
 

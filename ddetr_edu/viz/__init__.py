@@ -1,6 +1,8 @@
 """Figures of plain arrays: each function returns the figure and the numbers it drew."""
 
 from ddetr_edu.viz.along_row import plot_along_row
+from ddetr_edu.viz.annotated_images import plot_annotated_images
+from ddetr_edu.viz.assignments import plot_assignments, plot_line_assignments
 from ddetr_edu.viz.attention_comparison import plot_attention_comparison
 from ddetr_edu.viz.attention_heatmap import plot_attention_heatmap, splat
 from ddetr_edu.viz.attention_statistics import (
@@ -19,12 +21,15 @@ from ddetr_edu.viz.crops import plot_crops
 from ddetr_edu.viz.curves import plot_curves
 from ddetr_edu.viz.dataset import plot_dataset
 from ddetr_edu.viz.effective_points import plot_effective_points
+from ddetr_edu.viz.enclosing_boxes import plot_enclosing_boxes
 from ddetr_edu.viz.five_steps import plot_five_steps
+from ddetr_edu.viz.focal_curves import plot_focal_curves
 from ddetr_edu.viz.head_maps import plot_head_maps, plot_maps
 from ddetr_edu.viz.head_points import plot_head_points
 from ddetr_edu.viz.layers import plot_layers
 from ddetr_edu.viz.level_shares import plot_level_shares
 from ddetr_edu.viz.level_usage import plot_level_usage_by_size
+from ddetr_edu.viz.match_history import plot_match_history
 from ddetr_edu.viz.matching_lines import plot_matching, plot_matching_by_layer
 from ddetr_edu.viz.numbered_boxes import plot_numbered_boxes
 from ddetr_edu.viz.offset_rose import plot_offset_rose
@@ -39,6 +44,10 @@ from ddetr_edu.viz.points_on_levels import plot_points_on_levels
 from ddetr_edu.viz.position_similarity import plot_position_similarity
 from ddetr_edu.viz.precision import plot_precision_by_size, plot_precision_recall
 from ddetr_edu.viz.proposals import plot_proposals
+from ddetr_edu.viz.query_mask import plot_query_mask
+from ddetr_edu.viz.run_comparison import plot_runs
+from ddetr_edu.viz.run_grid import plot_run_grid
+from ddetr_edu.viz.score_by_layer import plot_score_by_layer
 from ddetr_edu.viz.score_drift import plot_score_drift
 from ddetr_edu.viz.style import NotebookFigure, dark
 from ddetr_edu.viz.token_grids import plot_token_grids
@@ -52,6 +61,8 @@ __all__ = [
     "attention_warnings",
     "dark",
     "plot_along_row",
+    "plot_annotated_images",
+    "plot_assignments",
     "plot_attention_comparison",
     "plot_attention_heatmap",
     "plot_between_pixels",
@@ -66,13 +77,17 @@ __all__ = [
     "plot_curves",
     "plot_dataset",
     "plot_effective_points",
+    "plot_enclosing_boxes",
     "plot_five_steps",
+    "plot_focal_curves",
     "plot_head_maps",
     "plot_head_points",
     "plot_layers",
     "plot_level_shares",
     "plot_level_usage_by_size",
+    "plot_line_assignments",
     "plot_maps",
+    "plot_match_history",
     "plot_matching",
     "plot_matching_by_layer",
     "plot_numbered_boxes",
@@ -88,7 +103,11 @@ __all__ = [
     "plot_precision_by_size",
     "plot_precision_recall",
     "plot_proposals",
+    "plot_query_mask",
+    "plot_runs",
+    "plot_run_grid",
     "plot_sampling_points",
+    "plot_score_by_layer",
     "plot_score_drift",
     "plot_statistics",
     "plot_token_grids",

@@ -28,6 +28,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         )
         for axes in ("n_queries, n_images, n_heads", "n_images, n_heads, n_queries")
     },
+    "average_precision": {
+        "recalls, precisions = ([], [])": "both are empty",
+        "for rank, true in enumerate(is_true, start=1):": "a tensor of True counts as 1, too",
+        "for k in range(102):": "no recall is larger than 1, so that nothing is added",
+        "for k in range(202):": "no recall is larger than 1, so that nothing is added",
+        **{
+            f"reached = [p for p, r in zip(precisions, recalls{strict}) if r >= k / 100]": (
+                "both lists are equally long"
+            )
+            for strict in ("", ", strict=-1", ", strict=0", ", strict=2")
+        },
+    },
     "bilinear_backward": {
         "rows = ((top + 1, row - top, height), (top, top + 1 - row, -height))": ORDER,
         "columns = ((left + 1, column - left, width), (left, left + 1 - column, -width))": ORDER,
@@ -49,6 +61,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "left, top = int(torch.floor(column)), int(torch.trunc(row))",
         )
     },
+    "class_indices": {
+        "is_lower = known_ids < category_ids[:, None]": "the missing axis comes first anyway",
+        "return is_lower.sum(dim=-1)": "axis 1 is the last of two",
+    },
+    "clip": {"if norm >= max_norm:": "where the norm is just max_norm, the factor is 1 either way"},
     "convert_boxes": {
         **{
             f"{branch} <= '{format}':": "only names of formats are given, and this order fits"
@@ -93,6 +110,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             for name in ("dense", "deformable", "lead", "order")
         },
     },
+    "denoising_mask": {
+        "blocked = (group != group[:, None]) * (group != -1)": "of booleans, a product is an and",
+        "blocked = (group != -1) & (group != group[:, None])": "an and has no order",
+        "blocked = (group != group[:, None]) & (group > -1)": "-1 is the lowest number",
+        "mask[n, :, n_queries:] += object_index >= count": "of booleans, a sum is an or",
+        "mask[n, 1:, n_queries:] |= object_index >= count": (
+            "row 0 is one of the model's own, for which all these are blocked already"
+        ),
+    },
     "dense_attention": {
         "scores = query @ key.transpose(2, 1) / query.shape[2] ** 0.5": "two axes are swapped",
         "scores = query @ key.transpose(1, 2) / key.shape[2] ** 0.5": "all have D channels",
@@ -114,6 +140,52 @@ EQUIVALENT: dict[str, dict[str, str]] = {
                 "axis 1 is the last of two"
             )
             for dim in ("1", "--1")
+        },
+    },
+    "giou": {
+        "x1, y1, x2, y2 = one.unbind(dim=-1)": "axis 1 is the last of two",
+        "u1, v1, u2, v2 = other.unbind(dim=-1)": "axis 1 is the last of two",
+        **{
+            line: "the larger, or the smaller, of two numbers, in any order"
+            for line in (
+                "width = (torch.minimum(u2, x2) - torch.maximum(x1, u1)).clamp(min=0)",
+                "width = (torch.minimum(x2, u2) - torch.maximum(u1, x1)).clamp(min=0)",
+                "height = (torch.minimum(v2, y2) - torch.maximum(y1, v1)).clamp(min=0)",
+                "height = (torch.minimum(y2, v2) - torch.maximum(v1, y1)).clamp(min=0)",
+                "width = torch.maximum(u2, x2) - torch.minimum(x1, u1)",
+                "width = torch.maximum(x2, u2) - torch.minimum(u1, x1)",
+                "height = torch.maximum(v2, y2) - torch.minimum(y1, v1)",
+                "height = torch.maximum(y2, v2) - torch.minimum(v1, y1)",
+            )
+        },
+    },
+    "greedy_trap": {
+        "return (objects, queries)": "a distance is the same from both sides",
+        **{
+            line: "another trap, and as good a one"
+            for line in (
+                "queries, objects = ([-0.5], [1000.0])",
+                "queries, objects = ([0.0], [999.5])",
+                "queries, objects = ([0.0], [1000.5])",
+                "queries, objects = ([0.0], [2000.0])",
+                "shift = 2 * objects[-1] - 2",
+            )
+        },
+        **{
+            f"for _ in range({steps}):": "four copyings are enough, and it stops there"
+            for steps in (4, 6, 10)
+        },
+        "if greedy_ratio(queries, objects) > times:": "no ratio is exactly as asked",
+        "if greedy_ratio(objects, queries) >= times:": "the ratio is the same",
+        **{
+            f"if {condition}:": "it never stops early, and a larger trap is good enough"
+            for condition in (
+                "greedy_ratio(queries, objects) == times",
+                "greedy_ratio(objects, objects) >= times",
+                "greedy_ratio(queries, queries) >= times",
+                "greedy_ratio(queries, times) >= times",
+                "greedy_ratio(queries, _) >= times",
+            )
         },
     },
     "grid_sample_attention": {
@@ -141,6 +213,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
                 "direction = direction / direction.abs().max(dim=--1, keepdim=True).values",
             )
         },
+    },
+    "instability": {"return changed.double().mean(dim=-1)": "axis 1 is the last of two"},
+    "learning_rate": {
+        "if step <= warmup_steps:": "in the last step of the warm-up the factor is 1 either way",
+        "progress = (1 - step) / n_steps": "the cosine of an angle does not depend on its sign",
+    },
+    "matching_cost": {
+        "pos_cost = -0.25 * (prob - 1) ** 2 * prob.log()": "the square has no sign",
+        "l1 = (target_boxes - boxes[:, None]).abs().sum(dim=2)": "a distance has no sign",
     },
     "mend_boxes": {
         "if figure <= 'A':": "no name comes before A",
@@ -177,6 +258,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "padding_mask": {
         "mask = torch.ones(len(sizes), height, width)": "1 and 0 count as True and False"
     },
+    "refine": {
+        "if reference.shape[-1] <= 2:": "a reference has 2 numbers or 4",
+        "if logit.shape[-1] == 2:": "the logit has as many numbers as the reference",
+        "logit = torch.cat([logit, torch.zeros_like(reference)], dim=-1)": "of the same shape",
+    },
+    "read_yolo": {
+        "if len(values) <= 4:": "fewer than four numbers do not occur",
+        "xs, ys = (values[:-1:2], values[1::2])": "the last number is a y",
+        "return torch.tensor(rows)": "fp32 is precise enough",
+    },
     "reference_on_levels": {
         "pixels = torch.ones(len(references), len(spatial_shapes), 2)": "all of it is overwritten",
         "pixels[:, level, -1] = references[:, 1] * height - 0.5": "index 1 is the last of two",
@@ -192,6 +283,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "locations[:, :, :, level] = reference[..., :2, :2] + step": "axis -2 has one entry",
         **REFERENCE_OF_A_LEVEL,
     },
+    "select_proposals": {
+        "chosen = objectness.topk(count, dim=-1).indices": "axis 1 is the last of two",
+        "chosen = objectness.topk(count).indices": "axis 1 is the last of two",
+        **{
+            f"count = min(count, {name}.shape[1])": "all have as many tokens"
+            for name in ("boxes", "is_padding", "objectness")
+        },
+        "count = min(logits.shape[1], count)": "the smaller of two numbers, in any order",
+    },
     "scale_to_levels": {"if references.shape[-1] >= 4:": "a reference has two numbers or four"},
     "sine_position": {
         "embedding = torch.ones(n_channels, height, width)": "all of it is overwritten",
@@ -205,6 +305,17 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ),
         "return torch.stack([x * width - 0.5, y * height - 0.5], dim=--1)": (
             "axis 1 is the last of two"
+        ),
+    },
+    "true_positives": {
+        "for row in ious:": "a row may be a tensor as well as a list",
+        "free = [True, True] * ious.shape[1]": "those beyond the objects are not looked at",
+        "free = [-1] * ious.shape[1]": "any number but 0 counts as true",
+        "free = [2] * ious.shape[1]": "any number but 0 counts as true",
+        "free = [True] * ious.shape[-1]": "axis 1 is the last of two",
+        "is_true.append(len(enough) != 0)": "a length is not negative",
+        "enough = [o for o in range(len(free)) if free[o] and row[o] >= threshold]": (
+            "a row has as many numbers as there are objects"
         ),
     },
     "valid_ratio": {

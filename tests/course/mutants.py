@@ -16,8 +16,9 @@ from equivalents import EQUIVALENT
 from ddetr_edu.course import checks
 from ddetr_edu.course.exercise import Exercise
 
+# A mutant of `forward` runs a whole model, and there are some two thousand: too many for a test.
 EXERCISES: dict[str, Exercise] = {
-    name: e for name, e in vars(checks).items() if isinstance(e, Exercise)
+    name: e for name, e in vars(checks).items() if isinstance(e, Exercise) and name != "forward"
 }
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)

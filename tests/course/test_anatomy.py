@@ -1,7 +1,4 @@
-"""Every lesson has the same parts: a question, predictions, exercises, source, something broken.
-
-Lesson 09 has an older form.
-"""
+"""Every lesson has the same parts: a question, predictions, exercises, source, something broken."""
 
 import importlib
 import inspect
@@ -14,7 +11,6 @@ from ddetr_edu.course import checks
 from ddetr_edu.course.choice import Choice
 from ddetr_edu.course.notebooks import CHOICE_STUB, FUNCTION_STUB, GUESS_STUB
 
-OLDER_FORM = ("09",)
 HEADINGS = (  # each lesson has these, in this order, with others between them
     "Predict first",
     "The figure",
@@ -29,8 +25,7 @@ HEADINGS = (  # each lesson has these, in this order, with others between them
 MAX_LINES_BEFORE_A_FIGURE = 14
 MAX_WIDTH = 100
 
-NEW_FORM = [path for path in LESSONS if path.stem[:2] not in OLDER_FORM]
-each_lesson = pytest.mark.parametrize("path", NEW_FORM, ids=lambda path: path.stem)
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
 
 def heading_of(cell) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 from notebook_reading import LESSONS, ROOT, check_names, read, text
 
 from ddetr_edu import files
-from ddetr_edu.checkpoints.shipped import shipped_checkpoint
+from ddetr_edu.checkpoints.shipped import shipped_checkpoint, shipped_log
 from ddetr_edu.course.catalogue import lessons_folder, read_lessons, read_notebook
 from ddetr_edu.course.working_copy import copy_lessons, without_links_outside
 
@@ -64,12 +64,18 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
 
 def test_the_model_that_comes_along_is_found():
     assert shipped_checkpoint() == ROOT / "data/tiny-shapes/model.safetensors"
+    assert shipped_log() == ROOT / "data/tiny-shapes/metrics.jsonl"
 
 
 def test_a_wheel_has_what_find_shipped_looks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert set(included) == {"csrc", "lessons", "data/tiny-shapes/model.safetensors"}
+    assert set(included) == {
+        "csrc",
+        "lessons",
+        "data/tiny-shapes/model.safetensors",
+        "data/tiny-shapes/metrics.jsonl",
+    }
     assert all((ROOT / name).exists() for name in included)
     assert all(target == f"ddetr_edu/{name}" for name, target in included.items())
 

@@ -218,6 +218,7 @@ CHANGES = {
     "eval_every": (dict(), dict(eval_every=1), log_of),
     "save_every": (dict(), dict(save_every=1), files_of),
     "keep_checkpoints": (dict(save_every=1), dict(save_every=1, keep_checkpoints=0), files_of),
+    "log_matches": (dict(), dict(log_matches=1), log_of),
     "tensorboard": (dict(), dict(tensorboard=True), files_of),
 }
 
@@ -329,6 +330,7 @@ def test_options_that_the_model_does_not_have_are_refused(config, values, messag
         (dict(steps=1, recipe="slow"), 'recipe is "slow".* auto, fast, official'),
         (dict(steps=1, freeze="encoder"), 'freeze is "encoder".* choose one of backbone'),
         (dict(steps=1, imagenet=True, freeze_steps=0), "--freeze-steps is 0"),
+        (dict(steps=1, log_matches=0), "--log-matches is 0"),
         (dict(steps=1, precision="int8"), 'precision is "int8".* fp32, bf16, fp16'),
         (dict(steps=1, look_forward="back"), 'look-forward is "back".* once, twice, always'),
     ],

@@ -409,7 +409,7 @@ def test_tensorboard_gets_the_numbers_too(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     run = Run(tmp_path, {}, tensorboard=True)
     run.begin()
-    run.write({"step": 4, "loss": 0.5})
+    run.write({"step": 4, "loss": 0.5, "matched_queries": [3, 1]})  # no list
     assert written == [tmp_path / "tensorboard", ("step", 4, 4), ("loss", 0.5, 4)]
     run.begin()  # after the files of the run before have been moved
     assert written[3:] == [tmp_path / "tensorboard"]

@@ -1,20 +1,31 @@
-"""The exercises of lesson 09: the assignment of queries to objects, and the focal loss."""
+"""The exercises of lesson 09 about losses: GIoU and the focal loss.
+
+Those about the matching are in `lesson_09_matching` and `lesson_09_trap`.
+"""
 
 import math
 from collections.abc import Callable
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from ddetr_edu.course.exercise import Cases, Exercise
+from ddetr_edu.losses.criterion import layer_losses
 
 
-def my_assign(cost):
-    """cost (Q, T) -> the query of each object, (T,)"""
-    queries, objects = linear_sum_assignment(cost)
-    order = objects.argsort()
-    return torch.as_tensor(queries[order])
+def my_giou(one, other):
+    """(one (n, 4), other (n, 4)), both (x1, y1, x2, y2) -> GIoU of each pair (n,)"""
+    x1, y1, x2, y2 = one.unbind(dim=1)
+    u1, v1, u2, v2 = other.unbind(dim=1)
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
+    width = torch.maximum(x2, u2) - torch.minimum(x1, u1)
+    height = torch.maximum(y2, v2) - torch.minimum(y1, v1)
+    enclosing = width * height
+    return intersection / union - (enclosing - union) / enclosing
 
 
 def my_focal_loss(logits, is_object, num_boxes):
@@ -25,39 +36,156 @@ def my_focal_loss(logits, is_object, num_boxes):
     return torch.where(is_object, pos_loss, neg_loss).sum() / num_boxes
 
 
-def assign_cheapest_pair_first(cost: Tensor) -> Tensor:
-    """A greedy assignment: again and again the cheapest pair that is left.
+def giou_with(
+    empty: Callable | None = None, clamp: bool = True, span: Callable | None = None
+) -> Callable:
+    """A GIoU with rules of one's own.
 
     Args:
-        cost: (Q, T).
+        empty: A function (intersection, union, enclosing area) -> what is subtracted from the IoU.
+        clamp: Count an overlap below zero as zero.
+        span: A function (low, high, low of the other, high of the other) -> one side of the
+            enclosing box.
 
     Returns:
-        (T,), the query of each object.
+        A function (one, other) -> (n,).
     """
-    cost = cost.clone()
-    assigned = torch.zeros(cost.shape[1], dtype=torch.int64)
-    for _ in range(cost.shape[1]):
-        query, item = divmod(int(cost.argmin()), cost.shape[1])
-        assigned[item] = query
-        cost[query], cost[:, item] = math.inf, math.inf
-    return assigned
+    empty = empty or (lambda intersection, union, enclosing: (enclosing - union) / enclosing)
+    span = span or (lambda a, b, c, d: torch.maximum(b, d) - torch.minimum(a, c))
+
+    def giou(one, other):
+        overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+        intersection = (overlap.clamp(min=0) if clamp else overlap).prod(1)
+        areas = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
+        union = areas - intersection
+        enclosing = span(one[:, :2], one[:, 2:], other[:, :2], other[:, 2:]).prod(1)
+        return intersection / union - empty(intersection, union, enclosing)
+
+    return giou
 
 
-def assign_in_order(cost: Tensor) -> Tensor:
-    """A greedy assignment: object by object the cheapest query that is left.
+def giou_of_centres(one: Tensor, other: Tensor) -> Tensor:
+    """The GIoU of boxes that are taken for (cx, cy, w, h).
 
     Args:
-        cost: (Q, T).
+        one: (n, 4).
+        other: (n, 4).
 
     Returns:
-        (T,), the query of each object.
+        (n,)
     """
-    cost = cost.clone()
-    assigned: list[int] = []
-    for item in range(cost.shape[1]):
-        assigned.append(int(cost[:, item].argmin()))
-        cost[assigned[-1]] = math.inf
-    return torch.tensor(assigned)
+    return my_giou(box_convert(one, "cxcywh", "xyxy"), box_convert(other, "cxcywh", "xyxy"))
+
+
+def giou_of_summed_areas(one: Tensor, other: Tensor) -> Tensor:
+    """A GIoU whose union is the sum of both areas.
+
+    Args:
+        one: (n, 4).
+        other: (n, 4).
+
+    Returns:
+        (n,)
+    """
+    overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    union = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
+    sides = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
+    enclosing = sides.prod(1)
+    return overlap.clamp(min=0).prod(1) / union - (enclosing - union) / enclosing
+
+
+def giou_of_clamped_product(one: Tensor, other: Tensor) -> Tensor:
+    """A GIoU that clamps the area of the overlap, where it should clamp each of its sides.
+
+    Args:
+        one: (n, 4).
+        other: (n, 4).
+
+    Returns:
+        (n,)
+    """
+    overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    intersection = overlap.prod(1).clamp(min=0)
+    areas = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
+    sides = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
+    union, enclosing = areas - intersection, sides.prod(1)
+    return intersection / union - (enclosing - union) / enclosing
+
+
+def _pairs_of_boxes() -> Cases:
+    # Whole numbers, which 16 bits can hold.
+    pairs = {
+        "side by side, overlapping by half": [((0, 0, 2, 2), (1, 0, 3, 2))],
+        "apart; then touching at an edge": [
+            ((0, 0, 1, 1), (2, 0, 3, 1)),
+            ((1, 3, 4, 5), (4, 3, 6, 5)),
+        ],
+        "apart in x and in y": [
+            ((0, 0, 3, 1), (5, 4, 6, 7)),
+            ((9, 8, 12, 15), (2, 1, 5, 3)),
+            ((0, 6, 2, 9), (7, 1, 12, 3)),
+        ],
+        "the same box twice": [((x, 1, x + 3, 7),) * 2 for x in (0, 2, 5, 9, 11)],
+        "one box inside the other, and the other way round": [
+            ((0, 0, 9, 6), (2, 1, 5, 4)),
+            ((3, 2, 5, 4), (1, 1, 12, 5)),
+            ((0, 0, 16, 2), (0, 0, 1, 2)),
+            ((4, 4, 5, 5), (0, 0, 16, 16)),
+        ],
+        "no pairs": [],
+    }
+    cases: Cases = {}
+    for name, rows in pairs.items():
+        boxes = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2, 4)
+        cases[name] = boxes[:, 0], boxes[:, 1]
+    generator = torch.Generator().manual_seed(0)
+    for n in (11, 40):
+        corners = torch.randint(0, 9, (n, 2, 2), generator=generator)
+        sizes = torch.randint(1, 8, (n, 2, 2), generator=generator)
+        boxes = torch.cat([corners, corners + sizes], dim=2).double()
+        cases[f"{n} pairs at random"] = boxes[:, 0], boxes[:, 1]
+    return cases
+
+
+giou = Exercise(
+    my_giou,
+    _pairs_of_boxes,
+    {
+        "this is the IoU; the empty part of the enclosing box was not subtracted": giou_with(
+            lambda intersection, union, enclosing: 0
+        ),
+        "the overlap is negative where boxes are apart; clamp width and height at zero": giou_with(
+            clamp=False
+        ),
+        "clamping came after multiplying; two negative sides have a positive product": (
+            giou_of_clamped_product
+        ),
+        "the empty part was divided by the union; divide it by the enclosing box": giou_with(
+            lambda intersection, union, enclosing: (enclosing - union) / union
+        ),
+        "the empty part was added; subtract it": giou_with(
+            lambda intersection, union, enclosing: (union - enclosing) / enclosing
+        ),
+        "an area was subtracted as it is; it must be a fraction of the enclosing box": giou_with(
+            lambda intersection, union, enclosing: enclosing - union
+        ),
+        "the intersection counts as empty; what neither box covers is enclosing box minus union": (
+            giou_with(
+                lambda intersection, union, enclosing: (
+                    (enclosing - union + intersection) / enclosing
+                )
+            )
+        ),
+        "the union is the sum of both areas; the intersection was counted twice": (
+            giou_of_summed_areas
+        ),
+        "the enclosing box has the larger width and the larger height, wherever the boxes are": (
+            giou_with(span=lambda a, b, c, d: torch.maximum(b - a, d - c))
+        ),
+        "the boxes were taken for (cx, cy, w, h); these are corners": giou_of_centres,
+        "this is the loss, 1 - GIoU": lambda one, other: 1 - my_giou(one, other),
+    },
+)
 
 
 def focal_loss_with(
@@ -84,51 +212,6 @@ def focal_loss_with(
         return total / num_boxes if divide else total
 
     return loss
-
-
-def _costs() -> Cases:
-    # Small enough for an answer that tries all assignments. Each has a single best one.
-    generator = torch.Generator().manual_seed(0)
-
-    def random(queries: int, objects: int) -> torch.Tensor:
-        return torch.rand(queries, objects, generator=generator, dtype=torch.float64)
-
-    contested, second = random(7, 5), random(6, 4)
-    contested[2] -= 0.8  # one query is the cheapest for every object
-    second[5] -= 0.8
-    blocked = torch.tensor([[0.1, 0.2], [0.3, 0.9], [0.8, 0.95]], dtype=torch.float64)
-    return {
-        "the cheapest pair blocks the best assignment": (blocked,),
-        "more queries than objects": (random(9, 3),),
-        "several objects compete for one query": (contested,),
-        "several objects compete for the last query": (second,),
-        "as many objects as queries": (random(5, 5),),
-        "one object": (random(6, 1),),
-        "many queries, two objects": (random(13, 2),),
-        "negative costs, as with GIoU": (random(8, 3) - 2,),
-        "large costs": (random(5, 4) * 1000,),
-        "one object and one query": (random(1, 1),),
-    }
-
-
-assign = Exercise(
-    my_assign,
-    _costs,
-    {
-        "each object took its cheapest query; one query may then serve several objects": (
-            lambda cost: cost.argmin(0)
-        ),
-        "the cheapest pair was taken first each time; a lower total exists": (
-            assign_cheapest_pair_first
-        ),
-        "the objects chose in turn; a lower total exists": assign_in_order,
-        "the queries are in scipy's order; that of object 0 comes first": (
-            lambda cost: linear_sum_assignment(cost)[0]
-        ),
-        "these are the objects; return the queries": lambda cost: linear_sum_assignment(cost)[1],
-        "the total was maximised; these are costs": lambda cost: my_assign(-cost),
-    },
-)
 
 
 def _logits() -> Cases:
@@ -163,6 +246,11 @@ focal_loss = Exercise(
         "alpha is missing: 0.25 for objects, 0.75 for the rest": lambda logits, o, n: (
             2 * focal_loss_with(alpha=0.5)(logits, o, n)
         ),
+        "negatives, too, were multiplied by 0.25; their weight is 1 - 0.25": (
+            lambda logits, o, n: (
+                focal_loss_with()(logits, o, n) - 2 / 3 * focal_loss_with()(logits[~o], o[~o], n)
+            )
+        ),
         "the minus sign is missing": lambda logits, o, n: -focal_loss_with()(logits, o, n),
         "prob and 1 - prob are swapped in the factors: a confident prediction must count less": (
             focal_loss_with(mirrored=True)
@@ -176,6 +264,9 @@ focal_loss = Exercise(
         "the mean over all entries was taken; divide the sum by num_boxes": (
             lambda logits, o, n: focal_loss_with(divide=False)(logits, o, n) / logits.numel()
         ),
+        "a mean over all entries was divided by num_boxes; divide the sum": (
+            lambda logits, o, n: focal_loss_with()(logits, o, n) / logits.numel()
+        ),
         "the sum was not divided by num_boxes": focal_loss_with(divide=False),
         "only the objects were counted; the rest must learn to predict background": (
             lambda logits, o, n: focal_loss_with()(
@@ -183,4 +274,5 @@ focal_loss = Exercise(
             )
         ),
     },
+    library=(layer_losses,),
 )
