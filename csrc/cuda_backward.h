@@ -14,6 +14,7 @@ namespace ddetr {
 // to[...] += numbers, atomically: other threads add there too. No thread waits for the result.
 template <int N, typename S>
 __device__ void add_atomically(S* to, const S (&numbers)[N]) {
+  DDETR_TRACE(ADD, true, to, sizeof numbers);
 #if __CUDA_ARCH__ >= 900  // four floats in one message to the memory
   if constexpr (N % 4 == 0 && sizeof(S) == 4) {
     for (int i = 0; i < N; i += 4)

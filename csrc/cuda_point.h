@@ -17,6 +17,10 @@ __device__ unsigned short float_to_half(float number) {
 }
 #endif
 
+#ifndef DDETR_TRACE  // what a lane does to memory; host_trace.cpp records it
+#define DDETR_TRACE(access, happens, address, bytes)
+#endif
+
 namespace ddetr {
 
 constexpr unsigned ALL_LANES = 0xffffffff;
@@ -70,6 +74,7 @@ template <> struct Word<16> { using type = uint4; };
 template <typename T, int N, typename S>
 __device__ void read(bool exists, const T* from, S (&numbers)[N]) {
   using W = typename Word<N * sizeof(T)>::type;
+  DDETR_TRACE(READ, exists, from, sizeof(W));
   W word = {};
   if (exists) word = __ldg(reinterpret_cast<const W*>(from));
   T narrow[N];
@@ -81,6 +86,7 @@ __device__ void read(bool exists, const T* from, S (&numbers)[N]) {
 template <typename T, int N, typename S>
 __device__ void write(T* to, const S (&numbers)[N]) {
   using W = typename Word<N * sizeof(T)>::type;
+  DDETR_TRACE(WRITE, true, to, sizeof(W));
   T narrowed[N];
   for (int i = 0; i < N; ++i) narrow(numbers[i], narrowed[i]);
   W word;

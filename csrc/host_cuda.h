@@ -78,6 +78,7 @@ struct Fiber {
   State state = State::RUNNING;
   const char* waits_in = "";
   int line = 0;
+  int waits = 0;  // how often it has waited in this block
   // The value that this lane passes to the others of its warp. There are two slots that take turns,
   // since some lanes may be at the next shuffle while others still read the last message.
   alignas(16) unsigned char message[2][16];
@@ -117,6 +118,7 @@ inline void wait(State state, const char* in, int line) {
   self.state = state;
   self.waits_in = in;
   self.line = line;
+  ++self.waits;
   leave_stack(&self.fake_stack, emulator.scheduler_stack, emulator.scheduler_stack_size);
   if (_setjmp(self.resume_context) == 0) _longjmp(emulator.scheduler_context, 1);
   arrive_on_stack(self.fake_stack, nullptr, nullptr);
@@ -223,7 +225,10 @@ inline void run(dim3 grid, int threads, unsigned seed, std::function<void()> ker
   for (unsigned block : block_order) {
     blockIdx = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
     std::shuffle(thread_order.begin(), thread_order.end(), random);
-    for (Fiber& fiber : emulator.fibers) fiber.state = State::RUNNING;
+    for (Fiber& fiber : emulator.fibers) {
+      fiber.state = State::RUNNING;
+      fiber.waits = 0;
+    }
     do {
       for (int thread : thread_order)
         if (emulator.fibers[thread].state == State::RUNNING) resume(thread);

@@ -67,3 +67,11 @@ def test_the_lessons_and_the_shipped_model_are_in_it(ddetr):
     assert f"copied {lessons} files" in ddetr("course", "copy", "my-course")
     code = "from ddetr_edu.checkpoints.shipped import shipped_checkpoint as s; print(s())"
     assert "site-packages" in ddetr("-c", code, program="python")
+
+
+def test_the_ladder_of_lesson_14_is_in_it(ddetr):
+    code = (
+        "from ddetr_edu.course.ladder import *; print(step_source('6_threads'), shipped_ladder())"
+    )
+    printed = ddetr("-c", code, program="python")
+    assert "#pragma omp parallel for" in printed and "These figures come along" in printed

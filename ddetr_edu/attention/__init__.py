@@ -2,7 +2,8 @@
 
 offsets -> attention_weights -> locations -> interpolation -> aggregation, one module each. `naive`
 and `grid_sample` put the last two together in Python, and `kernels` does so in C++ and CUDA; `op`
-chooses between them. `module` adds the learned layers, and `capture` records what they did.
+chooses between them. `discrete` reads nearest pixels instead. `module` adds the learned layers, and
+`capture` records what they did.
 """
 
 from ddetr_edu.attention.aggregation import aggregate

@@ -1,4 +1,7 @@
-"""`ms_deform_attn`: one operation with several implementations, and the choice between them."""
+"""`ms_deform_attn`: one operation with several implementations, and the choice between them.
+
+One backend, "discrete", is another operation under the same signature; it runs only by name.
+"""
 
 import functools
 import warnings
@@ -7,6 +10,7 @@ from types import ModuleType
 
 from torch import Tensor
 
+from ddetr_edu.attention.discrete import ms_deform_attn_discrete
 from ddetr_edu.attention.grid_sample import ms_deform_attn_grid_sample
 from ddetr_edu.attention.kernels import cpu, cuda
 from ddetr_edu.attention.kernels.checks import (
@@ -15,6 +19,7 @@ from ddetr_edu.attention.kernels.checks import (
     check_operation,
 )
 from ddetr_edu.attention.kernels.startup import constant_when_traced
+from ddetr_edu.attention.kernels.torch_library import ms_deform_attn_meta
 from ddetr_edu.attention.locations import SpatialShapes
 from ddetr_edu.attention.naive import ms_deform_attn_naive
 
@@ -23,6 +28,7 @@ IMPLEMENTATIONS = {
     "grid_sample": ms_deform_attn_grid_sample,
     "cpu": cpu.ms_deform_attn_cpu,
     "cuda": cuda.ms_deform_attn_cuda,
+    "discrete": ms_deform_attn_discrete,  # another operation: "auto" never stands for it
 }
 BACKENDS = ("auto", *IMPLEMENTATIONS)
 
@@ -62,6 +68,7 @@ def backends() -> dict[str, Backend]:
         ),
         "cpu": compiled(cpu, "C++"),
         "cuda": compiled(cuda, "CUDA"),
+        "discrete": Backend(True, "another operation: nearest pixels, no gradient of locations"),
     }
 
 
@@ -86,7 +93,9 @@ def ms_deform_attn(
         sampling_locations: (N, Lq, M, L, P, 2).
         attention_weights: (N, Lq, M, L, P).
         backend: One of `backends()`, or "auto": the one that the environment variable
-            DDETR_BACKEND names, else the fastest that runs on the tensors' device.
+            DDETR_BACKEND names, else the fastest that runs on the tensors' device. On the device
+            "meta" it stands for a compiled kernel, of which only the shapes are computed. All
+            compute the same, except "discrete", which reads nearest pixels.
 
     Returns:
         (N, Lq, M*D).
@@ -126,6 +135,8 @@ def run_backend(
     """
     check_backend(backend, BACKENDS)
     if backend == "auto":
+        if value.device.type == "meta":
+            return ms_deform_attn_meta(value, spatial_shapes, sampling_locations, attention_weights)
         backend = _best_backend(value.device.type)
     return IMPLEMENTATIONS[backend](value, spatial_shapes, sampling_locations, attention_weights)
 

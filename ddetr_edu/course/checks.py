@@ -39,25 +39,49 @@ from ddetr_edu.course.exercises.lesson_12 import adopt_classes, class_indices, r
 from ddetr_edu.course.exercises.lesson_12_clinic import clinic
 from ddetr_edu.course.exercises.lesson_13 import denoising_mask, instability
 from ddetr_edu.course.exercises.lesson_13_runs import runs
+from ddetr_edu.course.exercises.lesson_14 import cache_lines, work
+from ddetr_edu.course.exercises.lesson_14_conflicts import conflicts
+from ddetr_edu.course.exercises.lesson_14_kernel import kernel
+from ddetr_edu.course.exercises.lesson_15 import copy_row, transpose
+from ddetr_edu.course.exercises.lesson_15_attention import warp_attention
+from ddetr_edu.course.exercises.lesson_15_scatter import scatter_add
+from ddetr_edu.course.exercises.lesson_15_sums import sum_row, sum_terms
+from ddetr_edu.course.exercises.lesson_16 import attention_flops, conv_flops, speed_up
+from ddetr_edu.course.exercises.lesson_16_bits import round_bits
+from ddetr_edu.course.exercises.lesson_16_bottlenecks import bottlenecks
+from ddetr_edu.course.exercises.lesson_17 import agrees, trial
+from ddetr_edu.course.exercises.lesson_17_mystery import mystery
+from ddetr_edu.course.exercises.lesson_18 import variant
+from ddetr_edu.course.exercises.lesson_18_discrete import discrete_attention
+from ddetr_edu.course.exercises.lesson_18_faults import square_maps
+from ddetr_edu.course.exercises.lesson_18_names import convert_keys
 
 __all__ = [
     "adopt_classes",
     "aggregate",
+    "agrees",
     "anchor",
     "assign",
     "attention_cost",
+    "attention_flops",
     "attention_weights",
     "average_precision",
     "axes",
     "bilinear_backward",
     "bilinear_sample",
     "bilinear_slope",
+    "bottlenecks",
     "broken_steps",
     "broken_convention",
+    "cache_lines",
     "class_indices",
     "clinic",
     "clip",
+    "conv_flops",
+    "conflicts",
     "convert_boxes",
+    "convert_keys",
+    "copy_row",
     "corner_weights",
     "cost_causes",
     "count_tokens",
@@ -65,6 +89,7 @@ __all__ = [
     "crossing",
     "denoising_mask",
     "dense_attention",
+    "discrete_attention",
     "effective_points",
     "encoder_reference_points",
     "focal_loss",
@@ -76,11 +101,13 @@ __all__ = [
     "head_faults",
     "initial_offsets",
     "instability",
+    "kernel",
     "learning_rate",
     "locate_token",
     "location_faults",
     "matching_cost",
     "mend_boxes",
+    "mystery",
     "naive_attention",
     "padding_faults",
     "padding_mask",
@@ -88,13 +115,24 @@ __all__ = [
     "read_yolo",
     "reference_on_levels",
     "refine",
+    "round_bits",
     "run_faults",
     "runs",
     "sampling_locations",
     "scale_to_levels",
+    "scatter_add",
     "select_proposals",
     "sine_position",
+    "speed_up",
+    "square_maps",
+    "sum_row",
+    "sum_terms",
     "to_pixels",
+    "transpose",
+    "trial",
     "true_positives",
     "valid_ratio",
+    "variant",
+    "warp_attention",
+    "work",
 ]

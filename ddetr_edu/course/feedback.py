@@ -89,6 +89,10 @@ def describe_arguments(function: Callable, arguments: tuple) -> str:
     for name, value in zip(inspect.signature(function).parameters, arguments, strict=True):
         if isinstance(value, torch.nn.Module):
             text = f", of the type {type(value).__name__}"
+        elif inspect.isfunction(value):
+            text = ", a function"
+        elif isinstance(value, dict) and len(value) > MAX_VALUES:
+            text = f", a dictionary with {len(value)} entries"
         elif not isinstance(value, Tensor):
             text = f" = {value}"
         elif value.ndim == 0:

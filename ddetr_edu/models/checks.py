@@ -52,8 +52,8 @@ def check_batch(images: Tensor, padding_mask: Tensor, parameter: Tensor) -> None
             f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}, but "
             f"with these images it must be bool of shape {expected}, True = padding"
         )
-    if torch.compiler.is_compiling():
-        return  # a graph does not depend on values
+    if torch.compiler.is_compiling() or padding_mask.is_meta:
+        return  # a graph does not depend on values, and on the device "meta" there are none
     if padding_mask[:, 0, 0].any():
         raise ValueError(
             "padding_mask marks the top left pixel of an image as padding; images must lie "

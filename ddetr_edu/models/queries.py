@@ -43,8 +43,9 @@ class LearnedQueries(nn.Module):
         """The same queries for each of n_images images, with (N, Lq, 2) reference points."""
         embedding = self.embedding.weight.expand(n_images, -1, -1)  # (N, Lq, 2C)
         position, content = embedding.chunk(2, dim=-1)
-        # bf16 has 8 significant bits: coordinates need fp32.
-        with torch.autocast(position.device.type, enabled=False):
+        # bf16 has 8 significant bits: coordinates need fp32. The device "meta" has no autocast.
+        device = position.device.type
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
             references = self.reference_points(position).sigmoid()
         return Queries(content, position, references)
 

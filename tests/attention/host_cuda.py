@@ -96,7 +96,7 @@ def attention(value, levels, locations, weights):
 
 def build_host_library(folder: Path, cases, flags=("-O1",), edits=()) -> Path:
     """Compile csrc/ with some text replaced; each of `edits` is (file, old text, new text)."""
-    for source in build.source_folder().iterdir():
+    for source in build.source_folder().glob("*.*"):
         text = source.read_text()
         for file, old, new in edits:
             if file == source.name:

@@ -76,7 +76,7 @@ def test_another_compiler_flag_source_or_processor_is_another_library(
     names.add(build.library().name)
     sources = tmp_path / "csrc"
     sources.mkdir()
-    for source in build.source_folder().iterdir():
+    for source in build.source_folder().glob("*.*"):
         (sources / source.name).write_text(source.read_text() + "// changed\n")
     monkeypatch.setattr(build, "source_folder", lambda: sources)
     names.add(build.library().name)

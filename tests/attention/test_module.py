@@ -164,7 +164,7 @@ def test_arguments_that_do_not_fit_are_named(change, error, message):
 
 def test_backends_are_listed():
     listed = backends()
-    assert set(listed) == {"naive", "grid_sample", "cpu", "cuda"}
+    assert set(listed) == {"naive", "grid_sample", "cpu", "cuda", "discrete"}
     assert listed["naive"].available and listed["grid_sample"].available
 
 

@@ -24,7 +24,7 @@ SANITIZE = (
 
 def run_hostile(folder, edit=lambda text: text):
     """Compile csrc/ and the driver with sanitizers, run it, and return the finished process."""
-    for source in build.source_folder().iterdir():
+    for source in build.source_folder().glob("*.*"):
         (folder / source.name).write_text(edit(source.read_text()))
     program = folder / "hostile"
     compiled = subprocess.run(

@@ -22,6 +22,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "the number of tokens is a product, in any order"
         )
     },
+    "attention_flops": {
+        "weights, offsets = (2 * c * 2 * points, 2 * c * points)": ORDER,
+        "offsets, weights = (2 * c * points, 2 * c * 2 * points)": ORDER,
+    },
     "attention_weights": {
         f"weights = scores.reshape({axes}, n_levels * n_points).softmax(-1)": (
             "only the last axis matters to softmax; the others are split as before"
@@ -66,6 +70,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return is_lower.sum(dim=-1)": "axis 1 is the last of two",
     },
     "clip": {"if norm >= max_norm:": "where the norm is just max_norm, the factor is 1 either way"},
+    "conv_flops": {
+        line: "the sizes are factors of one product, in any order"
+        for line in (
+            "in_channels, n_images, height, width = shape",
+            "n_images, in_channels, width, height = shape",
+            "columns, rows = (-(-height // stride), -(-width // stride))",
+            "rows, columns = (-(-width // stride), -(-height // stride))",
+        )
+    },
     "convert_boxes": {
         **{
             f"{branch} <= '{format}':": "only names of formats are given, and this order fits"
@@ -123,6 +136,33 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "scores = query @ key.transpose(2, 1) / query.shape[2] ** 0.5": "two axes are swapped",
         "scores = query @ key.transpose(1, 2) / key.shape[2] ** 0.5": "all have D channels",
         "scores = query @ key.transpose(1, 2) / value.shape[2] ** 0.5": "all have D channels",
+    },
+    "discrete_attention": {
+        **{
+            f"output = torch.zeros(n_images, n_queries, n_heads, value.shape[-1]{dtype})": (
+                "all three have the same type, and fp32 is precise enough"
+            )
+            for dtype in ("", ", dtype=locations.dtype", ", dtype=weights.dtype")
+        },
+        "row = torch.floor(locations[:, :, :, level, :, -1] * height)": "1 is the last of two",
+        **{
+            f"inside = {condition}": "of booleans, a product is an and, and an and has no order"
+            for condition in (
+                "((column >= 0) & (column < width) & (row >= 0)) * (row < height)",
+                "(row < height) & ((column >= 0) & (column < width) & (row >= 0))",
+                "((column >= 0) & (column < width)) * (row >= 0) & (row < height)",
+                "(row >= 0) & ((column >= 0) & (column < width)) & (row < height)",
+                "(column >= 0) * (column < width) & (row >= 0) & (row < height)",
+                "(column < width) & (column >= 0) & (row >= 0) & (row < height)",
+            )
+        },
+        **{
+            f"token = start + torch.where(inside, row * width + column, {token}).long()": (
+                "what is read there has the weight 0"
+            )
+            for token in (-1, 1)
+        },
+        "return output.flatten(-2)": "the axes from number 2 on are the last two",
     },
     "effective_points": {
         "logs = torch.where(weights != 0, weights, 1).log()": "no weight is negative",
@@ -273,6 +313,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "pixels[:, level, -1] = references[:, 1] * height - 0.5": "index 1 is the last of two",
         "pixels[:, level, 1] = references[:, -1] * height - 0.5": "index 1 is the last of two",
     },
+    "round_bits": {
+        "step = -2.0 ** (exponent - bits)": "dividing and multiplying by -1 changes nothing"
+    },
     "sampling_locations": {
         "locations = torch.ones_like(offsets)": "all of it is overwritten",
         "if reference.shape[-1] >= 4:": "a reference has 2 or 4 numbers",
@@ -293,9 +336,67 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "count = min(logits.shape[1], count)": "the smaller of two numbers, in any order",
     },
     "scale_to_levels": {"if references.shape[-1] >= 4:": "a reference has two numbers or four"},
+    "scatter_add": {
+        "share = 1 | -(-n // 32)": "bits are joined in any order",
+        "share = -(-n // 31) | 1": "longer shares are right, too, and cost no more here",
+        "pixel, total = (torch.full((), -1), torch.zeros(32))": "one number stands for all lanes",
+        "pixel, total = (torch.full((32,), -1), torch.ones(32))": "the first entry is a new pixel",
+        "pixel, total = (torch.full((32,), -2), torch.zeros(32))": "any number below 0 is no pixel",
+        "following = torch.where(exists, warp.load(pixels, index, exists), -2)": (
+            "any number below 0 is no pixel"
+        ),
+        "warp.atomic_add(target, pixel, total, is_new * (pixel >= 0))": "a product is an and",
+        "warp.atomic_add(target, pixel, total, (pixel >= 0) & is_new)": "in any order",
+        "warp.atomic_add(target, following, total, pixel >= 0)": "the two are the same at the end",
+        "warp.atomic_add(target, pixel, total, following >= 0)": "the two are the same at the end",
+    },
     "sine_position": {
         "embedding = torch.ones(n_channels, height, width)": "all of it is overwritten",
         "half = n_channels // -2": "counted from the end, the half of an even number is the same",
+    },
+    "sum_row": {
+        **{
+            f"for distance in ({distances}):": "any five distances will do that reach all lanes"
+            for distances in (
+                "8, 16, 4, 2, 1",
+                "16, 4, 8, 2, 1",
+                "16, 8, 2, 4, 1",
+                "16, 8, 4, 1, 2",
+                "17, 8, 4, 2, 1",
+                "16, 9, 4, 2, 1",
+                "16, 8, 5, 2, 1",
+                "16, 8, 4, 3, 1",
+            )
+        },
+        "warp.store(target, 0, total, warp.lane <= 0)": "no lane is below 0",
+        "warp.store(target, 0, total, warp.lane == 1)": "every lane has the sum",
+    },
+    "sum_terms": {
+        "if len(terms) != 1:": "there is at least one term",
+        "if len(sent) > 1:": "sent is terms here",
+        "half = len(sent) // 2": "sent is terms here",
+        "sent = [torch.where(upper, sent[t], terms[t + half]) for t in range(half)]": (
+            "sent is terms here"
+        ),
+        "sent = [torch.where(upper, terms[t], sent[t + half]) for t in range(half)]": (
+            "sent is terms here"
+        ),
+        "sent = [torch.where(upper, terms[t], terms[t - half]) for t in range(half)]": (
+            "counted from the end, it is the same term"
+        ),
+        "terms = [torch.where(upper, terms[t - half], terms[t]) for t in range(half)]": (
+            "counted from the end, it is the same term"
+        ),
+        "terms = [terms[t] + warp.shuffle_xor(sent[t], distance) for t in range(len(terms))]": (
+            "both lists are equally long"
+        ),
+        "upper = warp.lane & distance != 0": "it is not negative",
+        "upper = distance & warp.lane > 0": "bits are compared in any order",
+        "group, lane, copies = (warp.lane // 8, warp.lane % 8, 9 // n_terms)": (
+            "rounded down, the same for 2, 4 and 8 terms; with one term, lane 0 writes"
+        ),
+        "warp.store(target, at, terms[0], lane % copies <= 0)": "a remainder is not negative",
+        "warp.store(target, at, terms[-1], lane % copies == 0)": "one term is left",
     },
     "to_pixels": {
         "x, y = points.unbind(1)": "axis 1 is the last of two",
@@ -306,6 +407,55 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return torch.stack([x * width - 0.5, y * height - 0.5], dim=--1)": (
             "axis 1 is the last of two"
         ),
+    },
+    "transpose": {
+        f"tile = warp.shared({size})": "more shared memory than is used"
+        for size in ("33 * 33", "64 * 33", "32 * 34", "32 * 66")
+    },
+    "trial": {  # a trial with other inputs convicts and acquits the same
+        **dict.fromkeys(
+            (
+                "generator = torch.Generator()",
+                "generator = torch.Generator().manual_seed(-1)",
+                "generator = torch.Generator().manual_seed(1)",
+                "generator = torch.manual_seed(0)",
+                "reference = torch.rand(2)",
+                "offset = 5 * torch.randn(2)",
+                "height, width = torch.randint(2, 20, (2,)).tolist()",
+                "width, height = torch.randint(2, 20, (2,), generator=generator).tolist()",
+            ),
+            "other random numbers are as good",
+        ),
+        "height, width = torch.randint(2, 20, (2,), generator=generator)": (
+            "sizes may be tensors of one number"
+        ),
+        **{f"for _ in range({n}):": "as many inputs, nearly" for n in (49, 51, 100)},
+        **{
+            f"height, width = torch.randint({sizes}, (2,), generator=generator).tolist()": (
+                "maps of other sizes are as good"
+            )
+            for sizes in ("1, 20", "3, 20", "4, 20", "2, 19", "2, 21", "2, 40")
+        },
+        **{
+            f"offset = {scale}torch.randn(2, generator=generator)": (
+                "other offsets are as good, as long as some lead outside"
+            )
+            for scale in ("5 + ", "5 - ", "5 / ", "5 % ", "5 ** ", "", "-5 * ")
+            + ("4 * ", "6 * ", "10 * ")
+        },
+        "if (expected - found).abs().max() > 0.0001:": "the difference has no sign",
+        "if (found - expected).neg().max() > 0.0001:": (
+            "every wrong program is too low in x or in y for some of the inputs"
+        ),
+        "if (found - expected).abs().max() >= 0.0001:": "no difference is just as large",
+        **{
+            f"if {difference} > {allowed}:": "a wrong program is off by far more"
+            for difference, allowed in (
+                ("(found - expected).abs().max()", 0.0002),
+                ("(found - expected).abs().mean()", 0.0001),
+                ("(found - expected).square().max()", 0.0001),
+            )
+        },
     },
     "true_positives": {
         "for row in ious:": "a row may be a tensor as well as a list",
@@ -322,5 +472,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return torch.stack([x, y], dim=-1)": "axis 1 is the last of two",
         "x = (~padding_mask[:, 0, columns]).sum(dim=-1) / width": "axis 1 is the last of two",
         "y = (~padding_mask[:, rows, 0]).sum(dim=-1) / height": "axis 1 is the last of two",
+    },
+    "variant": {"n_classes = shapes['class_embed.0.bias'][-1]": "a bias has one axis"},
+    "warp_attention": {
+        "for p in range(min(n_points - first, 8)):": "the smaller of two, in any order"
     },
 }

@@ -18,20 +18,33 @@ from ddetr_edu import attention
 from ddetr_edu.course import checks, solutions
 from ddetr_edu.course.answers import NotNumbers, read_numbers
 from ddetr_edu.course.exercise import Exercise
+from ddetr_edu.course.puzzle import Puzzle
 
-# An answer to `forward` is a whole model; it has tests of its own, in test_lesson_10.py.
+# An answer to `forward` is a whole model, one to `kernel` is C++, one to `convert_keys` is a state
+# dict, and one to a puzzle writes to memory; they have tests of their own, in test_lesson_10.py,
+# test_lesson_14.py, test_lesson_18.py and test_lesson_15.py.
+NOT_NUMBERS = ("convert_keys", "forward", "kernel")
 EXERCISES = {
-    name: e for name, e in vars(checks).items() if isinstance(e, Exercise) and name != "forward"
+    name: e
+    for name, e in vars(checks).items()
+    if isinstance(e, Exercise) and not isinstance(e, Puzzle) and name not in NOT_NUMBERS
 }
 MISTAKES = [(name, mistake) for name, e in EXERCISES.items() for mistake in e.mistakes]
 WHOLE = (
+    "agrees",
     "assign",
     "attention_cost",
+    "attention_flops",
+    "cache_lines",
     "class_indices",
+    "conv_flops",
     "covering_token",
     "count_tokens",
     "greedy_trap",
     "locate_token",
+    "trial",
+    "variant",
+    "work",
 )  # their results are whole numbers
 TENSORS = [name for name in EXERCISES if name not in WHOLE]
 ONE_RESULT = [name for name, e in EXERCISES.items() if not e.results]
@@ -92,15 +105,20 @@ def test_a_mistake_in_16_bits_is_still_one(name, mistake):
 # The sizes of a case, from its arguments; those of the first argument where nothing is said.
 SIZES = {
     "adopt_classes": lambda weight, names, trained, _: (*weight.shape, len(trained)),
+    "agrees": lambda stated, measured: (stated, measured),
     "anchor": lambda row, column, shape, level: (row, column, *shape, level),
     "attention_cost": lambda shapes, heads, points: (len(shapes), *shapes[0], heads, points),
+    "attention_flops": lambda *sizes: sizes,
     "average_precision": lambda is_true, n_objects: (len(is_true), n_objects),
+    "cache_lines": lambda *reads: reads,
     "class_indices": lambda objects, known: (len(objects), len(known)),
+    "conv_flops": lambda shape, *sizes: (*shape, *sizes),
     "convert_boxes": lambda boxes, *_: (len(boxes), *_[-2], *_[-1]),
     "corner_weights": lambda x, y, height, width: (height, width),
     "count_tokens": lambda height, width: (height, width),
     "covering_token": lambda r, c, size, shapes, level: (r, c, *size, *shapes[level]),
     "crossing": lambda sizes, dense, deformable: dense.shape,
+    "discrete_attention": lambda value, _, x, weights: (*weights.shape, value.shape[-1]),
     "denoising_mask": lambda lq, counts, groups: (lq, len(counts), max(counts), groups),
     "encoder_reference_points": lambda shapes: (len(shapes), *shapes[0]),
     "focal_loss": lambda logits, *_: (logits.shape, logits.numel()),
@@ -122,7 +140,14 @@ SIZES = {
     "sampling_locations": lambda _, offsets, shapes: offsets.shape[:-1],
     "scale_to_levels": lambda references, ratios: (*references.shape[:2], ratios.shape[1]),
     "to_pixels": lambda points, shape: (len(points), *shape),
+    "trial": lambda locate: (locate,),
     "valid_ratio": lambda mask, shape: (*mask.shape, *shape),
+    "variant": lambda shapes: (
+        len(shapes),
+        shapes["transformer.level_embed"][0],
+        shapes["class_embed.0.bias"][0],
+    ),
+    "work": lambda *sizes: sizes,
 }
 
 

@@ -281,7 +281,7 @@ def _check_module_dtypes(
 ) -> None:
     device = parameter.device.type
     computes_in = parameter.dtype
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         for name, tensor in (("query", query), ("value", value)):
             if tensor.dtype != parameter.dtype:
                 raise TypeError(

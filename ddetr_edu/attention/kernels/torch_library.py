@@ -2,13 +2,15 @@
 
 `torch.ops.ddetr_edu.ms_deform_attn(value, flat_spatial_shapes, locations, weights)` takes the
 shapes of the levels as one list of integers, H and W in turn, because a schema of torch has no
-lists of pairs. The operation exists as soon as a compiled kernel has been loaded.
+lists of pairs. The operation exists as soon as a compiled kernel has been loaded, or `define` has
+been called.
 """
 
 import threading
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 FORWARD = (
     "ms_deform_attn("
@@ -42,11 +44,43 @@ def register_kernel(device: str, forward: Callable, backward: Callable) -> None:
         forward: Takes what `ms_deform_attn` takes.
         backward: Takes what `ms_deform_attn_backward` takes.
     """
+    library = define()
+    library.impl("ms_deform_attn", forward, device)
+    library.impl("ms_deform_attn_backward", backward, device)
+
+
+def ms_deform_attn_meta(
+    value: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """The operation on tensors of the device "meta", which have a shape and no numbers.
+
+    It keeps for the backward pass what a compiled kernel keeps, and needs no compiler.
+
+    Args:
+        value: (N, S, M, D).
+        spatial_shapes: (H, W) of each level.
+        locations: (N, Lq, M, L, P, 2).
+        weights: (N, Lq, M, L, P).
+
+    Returns:
+        (N, Lq, M*D), on the device "meta".
+    """
+    define()
+    return torch.ops.ddetr_edu.ms_deform_attn(
+        value, flatten_shapes(spatial_shapes), locations, weights
+    )
+
+
+def define() -> torch.library.Library:
+    """Make the operation known to torch, unless it is already.
+
+    Returns:
+        The library that implementations are added to.
+    """
     with _lock:
         if not _libraries:
             _libraries.append(_define())
-    _libraries[0].impl("ms_deform_attn", forward, device)
-    _libraries[0].impl("ms_deform_attn_backward", backward, device)
+    return _libraries[0]
 
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as this object

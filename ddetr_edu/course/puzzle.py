@@ -1,0 +1,104 @@
+"""A puzzle: a kernel for the warp of `warp.py`, which has to be right and to cost little."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from ddetr_edu.course.answers import read_results
+from ddetr_edu.course.check_result import CheckResult
+from ddetr_edu.course.exercise import Exercise, Outcome, tolerance
+from ddetr_edu.course.feedback import describe_difference, wrong_numbers
+from ddetr_edu.course.warp import Array, Score, Warp
+
+
+@dataclass(frozen=True)
+class Puzzle(Exercise):
+    """A kernel for the learner to write: a function of a warp, arrays and numbers.
+
+    The arguments of a case are a new warp, the arrays, one of them an output, and numbers. An
+    answer is right if it writes what the solution writes, at no higher a score.
+    """
+
+    results: tuple[str, ...] = ("output", "score")
+
+    def check(self, answer: Callable) -> CheckResult:
+        """Compare an answer with the solution, and say its score.
+
+        Args:
+            answer: The learner's kernel.
+
+        Returns:
+            Whether it is right and its score is as low as the best known one, and a message.
+        """
+        result = super().check(answer)
+        if not result.passed:
+            return result
+        case, arguments = list(self.cases().items())[-1]
+        score, best = self.score(answer, arguments), self.score(self.solution, arguments)
+        scores = [f"  your score: {score}", f"  best known: {best}"]
+        return CheckResult(True, "\n".join([f"{result.message}; the last one, {case}:", *scores]))
+
+    def score(self, kernel: Callable, arguments: tuple) -> Score:
+        """What a kernel costs in one case.
+
+        Args:
+            kernel: The kernel.
+            arguments: Of the case; they are not changed.
+
+        Returns:
+            Its score.
+        """
+        return run_kernel(kernel, copy.deepcopy(arguments))[1]
+
+    def _run(self, function: Callable, arguments: tuple) -> tuple[Tensor, Tensor]:
+        """What is compared: what a kernel wrote, and each part of its score."""
+        output, score = run_kernel(function, arguments)
+        return output, torch.tensor(list(asdict(score).values()))
+
+    def _compare(self, result: object, arguments: tuple) -> Outcome:
+        """Compare what an answer wrote with what the solution writes, and then the scores."""
+        output, score = read_results(result, self.results)
+        expected, best = self._run(self.solution, copy.deepcopy(arguments))
+        wrong = wrong_numbers(
+            expected, output.values, tolerance([expected], output.eps, self.precision)
+        )
+        problem = ""
+        if wrong.any():
+            problem = describe_difference(expected, output.values, wrong)
+        elif score.values.sum() > best.sum():
+            problem = (
+                "all numbers are right, but this costs too much\n"
+                f"  your score: {as_score(score.values)}\n  best known: {as_score(best)}"
+            )
+        return Outcome([output, score], problem)
+
+
+def run_kernel(kernel: Callable, arguments: tuple) -> tuple[Tensor, Score]:
+    """Run a kernel.
+
+    Args:
+        kernel: The kernel.
+        arguments: A warp, arrays and numbers. The output is written to.
+
+    Returns:
+        The numbers of the output, and what the kernel costs.
+    """
+    kernel(*arguments)
+    (warp,) = (a for a in arguments if isinstance(a, Warp))
+    (output,) = (a for a in arguments if isinstance(a, Array) and a.is_output)
+    return output.values, warp.score
+
+
+def as_score(parts: Tensor) -> Score:
+    """The score whose parts are given.
+
+    Args:
+        parts: A number for each field of `Score`.
+
+    Returns:
+        The score.
+    """
+    return Score(*(int(part) for part in parts))
