@@ -55,8 +55,9 @@ def starting_detector(change: Change = FAULTS["nothing"]) -> Detector:
     adopt_parameters(model, NAMES, trained)
     model.queries.load_state_dict(trained.model.queries.state_dict())
     # To multiply the pixels by k is to divide what is subtracted and what they are divided by.
-    model.backbone.image_mean = tuple(value / change.pixels for value in MEAN)
-    model.backbone.image_std = tuple(value / change.pixels for value in STD)
+    # The attributes are those of a backbone that has a normalisation of its own.
+    vars(model.backbone)["image_mean"] = tuple(value / change.pixels for value in MEAN)
+    vars(model.backbone)["image_std"] = tuple(value / change.pixels for value in STD)
     return Detector(model, NAMES, ResizeConfig(*SIZE, multiple_of=32))
 
 

@@ -45,7 +45,8 @@ def plot_annotated_images(
     panels = figure.subplots(n_rows, len(columns), squeeze=False)
     drawn: dict[str, list[np.ndarray]] = {title: [] for title in columns}
     for column, (title, rows) in enumerate(columns.items()):
-        panels[0, column].set_title(title, fontsize=10, color=text_colour())
+        over_image = 0.5 / (1 + BEYOND)
+        panels[0, column].set_title(title, fontsize=10, color=text_colour(), x=over_image)
         for axis, (image, boxes, labels) in zip(panels[:, column], rows, strict=True):
             axis.imshow(as_image_array(image), extent=(0, long, height, 0))
             corners = as_array(boxes).reshape(-1, 4).astype(float)  # a copy

@@ -42,8 +42,9 @@ def plot_query_mask(
         is_border = k in np.cumsum([0, *sizes.values()])
         for line in (axis.axhline, axis.axvline):
             line(k, color="black" if is_border else "white", lw=1.6 if is_border else 0.8)
-    for k in np.flatnonzero(as_array(padding)) if padding is not None else ():
-        axis.axvspan(k, k + 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0)
+    hatched = [] if padding is None else np.flatnonzero(as_array(padding)).tolist()
+    for column in hatched:
+        axis.axvspan(column, column + 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0)
     ends = np.cumsum(list(sizes.values()))
     middles = ends - np.array(list(sizes.values())) / 2
     axis.set_xticks(middles, list(sizes), fontsize=9)

@@ -24,8 +24,8 @@ def plot_runs(logs: dict[str, list[dict]]) -> tuple[NotebookFigure, dict[str, di
         ]
         drawn["loss"][name] = np.array(losses).reshape(-1, 2)
         for curve, key in (("changes", "match_changes"), ("AP", "AP")):
-            points = [(entry["step"], entry[key]) for entry in log if key in entry]
-            drawn[curve][name] = np.array(points).reshape(-1, 2)
+            values = [(entry["step"], entry[key]) for entry in log if key in entry]
+            drawn[curve][name] = np.array(values).reshape(-1, 2)
     labels = {
         "loss": "loss of the last layer",
         "changes": "objects with another query",

@@ -193,6 +193,7 @@ def test_no_two_mistakes_give_the_same_in_all_cases():
         "the reference is not detached",
         "this looks forward twice",
         "the position is not added to th",
+        "the position is not added in th",
     ],
 )
 def test_a_mistake_is_named(start):
@@ -280,7 +281,7 @@ def test_proposals_alone_find_less_than_the_decoder(detector, scenes):
             predictions = detector.run_model([to_floats(image)])
         (best,) = best_detections(predictions.encoder, [tuple(image.shape[1:])])
         detections.append({**best, "labels": torch.tensor(detector.labels)[best["classes"]]})
-    assert count_detections(detections, scenes[1]).found == 59
+    assert count_detections(detections, scenes[1]) == (87, 59, 2)
 
 
 def changed(detector, scenes, change):
@@ -395,6 +396,11 @@ def test_the_rivals_of_an_object(detector):
     scores = rival_scores(detector, image, target["boxes"][0], int(target["labels"][0]))
     assert scores.shape == (4, 11)
     assert int((scores[-1] >= 0.5).sum()) == 1
+    with without_self_attention():
+        alone = rival_scores(detector, image, target["boxes"][0], int(target["labels"][0]))
+    assert int((alone[-1] >= 0.5).sum()) == 2
+    for each in (scores, alone):  # nine are low from the proposal to the last layer
+        assert sorted((each.amax(0) < 0.2).tolist()) == [False] * 2 + [True] * 9
     with torch.no_grad():
         predictions = detector.run_model([to_floats(image)])
     output = detector.labels.index(int(target["labels"][0]))

@@ -251,6 +251,9 @@ focal_loss = Exercise(
                 focal_loss_with()(logits, o, n) - 2 / 3 * focal_loss_with()(logits[~o], o[~o], n)
             )
         ),
+        "negatives have no weight; it is 1 - 0.25": lambda logits, o, n: (
+            focal_loss_with()(logits, o, n) + focal_loss_with()(logits[~o], o[~o], n) / 3
+        ),
         "the minus sign is missing": lambda logits, o, n: -focal_loss_with()(logits, o, n),
         "prob and 1 - prob are swapped in the factors: a confident prediction must count less": (
             focal_loss_with(mirrored=True)

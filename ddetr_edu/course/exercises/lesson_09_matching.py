@@ -126,7 +126,7 @@ matching_cost = Exercise(
         "it has the IoU; GIoU tells near from far even without an overlap": cost_with(
             of_overlap=lambda boxes, targets: -_overlap(boxes, targets, box_iou)
         ),
-        "GIoU was computed of (cx, cy, w, h); convert the boxes to corners first": cost_with(
+        "GIoU was computed from (cx, cy, w, h); convert the boxes to corners first": cost_with(
             of_overlap=lambda boxes, targets: -generalized_box_iou(boxes, targets)
         ),
         "the L1 distance was taken between corners; it is between (cx, cy, w, h)": cost_with(
@@ -158,6 +158,11 @@ matching_cost = Exercise(
         ),
         "the class cost has the wrong sign: a high probability must make a pair cheaper": cost_with(
             lambda logits, labels: -class_cost(logits, labels)
+        ),
+        "prob is that of the query's most probable class; take the class of the object": cost_with(
+            lambda logits, labels: class_cost(
+                logits.amax(1, keepdim=True), torch.zeros_like(labels)
+            )
         ),
         "the three terms were summed without their weights 2, 5 and 2": cost_with(
             lambda logits, labels: class_cost(logits, labels) / 2,
@@ -212,6 +217,12 @@ assign = Exercise(
             lambda cost: linear_sum_assignment(cost)[0]
         ),
         "these are the objects; return the queries": lambda cost: linear_sum_assignment(cost)[1],
+        "the queries were indexed by the objects; scipy's k-th query belongs to its k-th object": (
+            lambda cost: (lambda queries, objects: queries[objects])(*linear_sum_assignment(cost))
+        ),
+        "these are positions in scipy's arrays; return the queries that stand there": (
+            lambda cost: linear_sum_assignment(cost)[1].argsort()
+        ),
         "the total was maximised; these are costs": lambda cost: my_assign(-cost),
     },
     library=(match,),

@@ -194,8 +194,14 @@ refine = Exercise(
         "the delta was added in [0, 1] and the sum clamped; add it to the logit instead": (
             refined_by(lambda reference, delta: (reference + delta).clamp(0, 1))
         ),
-        "the sigmoid of reference + delta; the reference needs its logit first": (
+        "a box is the sigmoid of reference + delta; the reference needs its logit first": (
             refined_by(lambda reference, delta: (reference + delta).sigmoid())
+        ),
+        "a box is the sigmoid of reference + delta; take logits first, with zeros for a point": (
+            lambda reference, delta: (reference + delta).sigmoid()
+        ),
+        "the two logits of a point were added to four numbers; put two zeros behind them": (
+            lambda reference, delta: (inverse_sigmoid(reference) + delta).sigmoid()
         ),
         "the sigmoid was taken of the delta alone, then the reference added": (
             refined_by(lambda reference, delta: reference + delta.sigmoid())

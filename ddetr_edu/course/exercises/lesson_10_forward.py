@@ -76,8 +76,8 @@ class ForwardExercise(Exercise):
         biases += [layer.ffn_norm.bias for layer in decoder.layers]
         gradients = [torch.zeros_like(bias) for bias in biases]
         if outputs.requires_grad:
-            gradients = torch.autograd.grad(
-                outputs, biases, allow_unused=True, materialize_grads=True
+            gradients = list(
+                torch.autograd.grad(outputs, biases, allow_unused=True, materialize_grads=True)
             )
         n_layers = len(decoder.layers)
         by_box_head, by_layer = gradients[:n_layers], gradients[n_layers:]
@@ -147,7 +147,7 @@ def small_model(n_levels: int, n_layers: int, n_queries: int, n_heads: int) -> D
         model = DeformableDETR(config).double().eval()
         for part in (model.encoder, model.queries, model.decoder):
             for parameter in part.parameters():
-                parameter += 0.3 * torch.randn_like(parameter)
+                parameter.add_(0.3 * torch.randn_like(parameter))
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     return model
@@ -285,6 +285,9 @@ forward = ForwardExercise(
         ),
         "the position is not added to the queries of the self-attention": written(
             ("layer.self_attn(query, query, content)", "layer.self_attn(content, query, content)")
+        ),
+        "the position is not added in the self-attention; its queries and keys need it": written(
+            ("query = content + position", "query = content")
         ),
         "the position is added to the values of the self-attention; they are the content alone": (
             written(

@@ -128,7 +128,7 @@ select_proposals = Exercise(
         "the boxes are those of the first image; gather along the tokens of each": (
             _boxes_of_first_image
         ),
-        "there may be fewer tokens than queries: take the smaller number": _without_minimum,
+        "more tokens were asked for than there are; take the smaller number": _without_minimum,
     },
     library=(ProposedQueries,),
 )

@@ -166,10 +166,17 @@ def _cosine(progress: float) -> float:
 
 
 def _warm_up_alone(step, n_steps, warmup_steps, lr):
-    """During the warm-up there is no decay yet."""
+    """Before the last step of the warm-up there is no decay yet."""
     if step < warmup_steps:
         return lr * step / warmup_steps
     return lr * _cosine((step - 1) / n_steps)
+
+
+def _whole_warm_up_alone(step, n_steps, warmup_steps, lr):
+    """Nor is there any in the last step of the warm-up."""
+    if step == warmup_steps:
+        return lr
+    return _warm_up_alone(step, n_steps, warmup_steps, lr)
 
 
 def _decay_after_warm_up(step, n_steps, warmup_steps, lr):
@@ -208,6 +215,12 @@ learning_rate = Exercise(
         ),
         "there is no cosine yet during your warm-up; the two factors are multiplied": (
             _warm_up_alone
+        ),
+        "there is no cosine up to the end of your warm-up; the two factors are multiplied": (
+            _whole_warm_up_alone
+        ),
+        "the rate was cut off at a hundredth; the whole cosine runs between 0.01 and 1": (
+            rate_by(lambda progress: max(0.01, (1 + math.cos(math.pi * progress)) / 2))
         ),
         "the cosine begins only after the warm-up; it runs over the whole run": (
             _decay_after_warm_up

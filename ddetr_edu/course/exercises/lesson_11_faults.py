@@ -20,8 +20,8 @@ FAULTS = {
     "nothing": Fault("nothing is wrong", "then its curves would lie on the grey ones"),
     "learning rate too high": Fault(
         "the learning rate is ten times the usual one",
-        "both losses would stay high from the first steps on: each step undoes what the last one"
-        " has learned",
+        "after the first steps neither loss would fall much further: each step undoes what the last"
+        " one has learned",
     ),
     "learning rate too low": Fault(
         "the learning rate is a hundredth of the usual one",

@@ -192,12 +192,12 @@ true_positives = Exercise(
 )
 
 
-def area_with(value: Callable, n_points: int = 101) -> Callable:
+def area_with(value: Callable, hundredths: range = range(101)) -> Callable:
     """Average precision that reads the curve in another way.
 
     Args:
         value: A function (precisions (n,), recalls (n,), a recall) -> precision there.
-        n_points: At how many recalls from 0 to 1 the curve is read.
+        hundredths: At which recalls the curve is read.
 
     Returns:
         A function as `my_average_precision`.
@@ -205,8 +205,8 @@ def area_with(value: Callable, n_points: int = 101) -> Callable:
 
     def average(is_true, n_objects):
         precisions, recalls = _curve(is_true, n_objects)
-        at = [k / (n_points - 1) for k in range(n_points)]
-        return sum(float(value(precisions, recalls, recall)) for recall in at) / n_points
+        read = [float(value(precisions, recalls, k / 100)) for k in hundredths]
+        return sum(read) / len(read)
 
     return average
 
@@ -221,6 +221,12 @@ def _best_from(precisions: Tensor, recalls: Tensor, recall: float) -> float:
     """What is right: the best precision of those that reach the recall."""
     reached = precisions[recalls >= recall]
     return float(reached.max()) if len(reached) else 0.0
+
+
+def _best_beyond(precisions: Tensor, recalls: Tensor, recall: float) -> float:
+    """The best precision of those that exceed the recall."""
+    beyond = precisions[recalls > recall]
+    return float(beyond.max()) if len(beyond) else 0.0
 
 
 def _first_that_reaches(precisions: Tensor, recalls: Tensor, recall: float) -> float:
@@ -273,6 +279,7 @@ def _ranked_detections() -> Cases:
         "the ten detections and a false one, at an IoU of 0.75": (ranked("TFFFTFTTFFF"), 6),
         "false ones first": (ranked("FFFTTTTTT"), 6),
         "one of 1,009 objects is found": (ranked("TFFFF"), 1009),
+        "one of 100 objects is found": (ranked("FT"), 100),
         "the only object is found late": (ranked("FFFFFFFT"), 1),
         "false ones after the last object": (ranked("TFTFTFFFFFFF"), 3),
         "many of many": (ranked("TTFTTFFTTTFTFTFFTFTFFFTF"), 13),
@@ -297,7 +304,13 @@ average_precision = Exercise(
         ),
         "recalls that are never reached were left out; their precision is 0": _reached_only,
         "the curve was read at 11 recalls, as in Pascal VOC of 2007; COCO reads it at 101": (
-            area_with(_best_from, n_points=11)
+            area_with(_best_from, range(0, 101, 10))
+        ),
+        "the curve was read at 100 recalls, without 0; there are 101": (
+            area_with(_best_from, range(1, 101))
+        ),
+        "a rank whose recall is exactly the one asked for was left out; it counts": (
+            area_with(_best_beyond)
         ),
         "this is the exact area; COCO reads the curve at 101 recalls, 0 among them": _area,
         "the precision of each true positive was added; COCO reads the best at 101 recalls": (

@@ -277,7 +277,7 @@ def _by_name(new: list, old: list) -> dict[int, int]:
     return {k: old.index(name) for k, name in enumerate(new) if name in old}
 
 
-def _filled(weight, names, trained_weight, trained_names, fill: Callable) -> Tensor:
+def _filled(fill: Callable, weight, names, trained_weight, trained_names) -> Tensor:
     """The right rows, and something else in those of new categories."""
     adopted = my_adopt_classes(weight, names, trained_weight, trained_names)
     for k, name in enumerate(names):
@@ -311,10 +311,10 @@ adopt_classes = Exercise(
             rows_from(lambda new, old: _by_name(sorted(new), sorted(old)))
         ),
         "new categories got zeros; they keep their initial row": (
-            lambda *a: _filled(*a, fill=lambda trained: 0.0)
+            lambda *a: _filled(lambda trained: 0.0, *a)
         ),
         "new categories got the mean of the trained rows; they keep their initial row": (
-            lambda *a: _filled(*a, fill=lambda trained: trained.mean(0))
+            lambda *a: _filled(lambda trained: trained.mean(0), *a)
         ),
         "new and old rows were averaged; a known category is copied as it is": lambda *a: (
             (a[0] + my_adopt_classes(*a)) / 2

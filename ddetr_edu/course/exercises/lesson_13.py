@@ -59,6 +59,12 @@ def _new_in_the_set(queries: Tensor) -> Tensor:
     return torch.tensor(new, dtype=torch.float64) / queries.shape[1]
 
 
+def _of_those_with_a_query(queries: Tensor) -> Tensor:
+    """The share of the objects that have a query both times."""
+    both = (queries[:-1] >= 0) & (queries[1:] >= 0)
+    return ((queries[1:] != queries[:-1]) & both).sum(1) / both.sum(1)
+
+
 def _matchings() -> Cases:
     random = torch.Generator().manual_seed(0)
     matchings = {
@@ -106,6 +112,9 @@ instability = Exercise(
         "queries were compared as sets, in which a swap of two cannot be seen": _new_in_the_set,
         "changes from and to -1 were left out; losing the query and getting one are changes": (
             changed_by(lambda before, after: (before != after) & (before >= 0) & (after >= 0))
+        ),
+        "objects without a query were left out; the share is one of all objects": (
+            _of_those_with_a_query
         ),
         "losing the query, from a number to -1, was left out; it is a change": changed_by(
             lambda before, after: (before != after) & (after >= 0)
@@ -238,6 +247,9 @@ denoising_mask = Exercise(
         ),
         "both the rows and the columns of the padding are blocked; only nobody may attend to it": (
             mask_by(lambda row, column: _right(row, column) | row["padding"])
+        ),
+        "padding does not attend to its own group; it may, as if it stood for an object": mask_by(
+            lambda row, column: _right(row, column) | (row["padding"] & ~column["own"])
         ),
         "the copies of an object follow each other; a group follows another, each with all objects"
         "": mask_by(_right, interleaved=True),

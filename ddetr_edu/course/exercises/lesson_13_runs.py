@@ -58,7 +58,7 @@ SETTINGS = {
 RUNS = {"A": "look forward twice", "B": "another seed", "C": "denoising", "D": "plain"}
 LOOK = {  # where to look instead
     "A": "compare its step 1 with that of D, number by number",
-    "B": "compare its step 1 with that of the three others: is there a number that agrees?",
+    "B": "compare its step 1 with that of the three others: does any of its losses agree?",
     "C": "compare its step 1 with that of D: which numbers agree, and which one does not?",
     "D": "compare its step 1 with those of A and of C: what do all three have in common?",
 }
