@@ -19,7 +19,8 @@ class Puzzle(Exercise):
     """A kernel for the learner to write: a function of a warp, arrays and numbers.
 
     The arguments of a case are a new warp, the arrays, one of them an output, and numbers. An
-    answer is right if it writes what the solution writes, at no higher a score.
+    answer is right if it writes what the solution writes, at no higher a score, and has got
+    around no price (`describe_unpaid`).
     """
 
     results: tuple[str, ...] = ("output", "score")
@@ -38,6 +39,8 @@ class Puzzle(Exercise):
             return result
         case, arguments = list(self.cases().items())[-1]
         score, best = self.score(answer, arguments), self.score(self.solution, arguments)
+        if problem := describe_unpaid(score, best):
+            return CheckResult(False, problem)
         scores = [f"  your score: {score}", f"  best known: {best}"]
         return CheckResult(True, "\n".join([f"{result.message}; the last one, {case}:", *scores]))
 
@@ -90,6 +93,33 @@ def run_kernel(kernel: Callable, arguments: tuple) -> tuple[Tensor, Score]:
     (warp,) = (a for a in arguments if isinstance(a, Warp))
     (output,) = (a for a in arguments if isinstance(a, Array) and a.is_output)
     return output.values, warp.score
+
+
+def describe_unpaid(score: Score, best: Score) -> str:
+    """What a kernel has got for nothing, since torch can do more than a warp.
+
+    Args:
+        score: Of a kernel whose numbers are right.
+        best: Of the solution. None of the puzzles that it solves by shuffles or by `corners` can be
+            solved without, at no higher a score.
+
+    Returns:
+        The objection, or "".
+    """
+    problem = ""
+    if best.instructions and not score.instructions:
+        problem = (
+            "the corners were not found by `warp.corners`, so their arithmetic was not paid for: "
+            "it costs 20 each time"
+        )
+    elif best.shuffles and not score.shuffles + score.shared_rounds:
+        problem = (
+            "lanes got the numbers of other lanes without a shuffle. A sum over lanes, such as "
+            "`a.sum()`, or an index, such as `a[5]`, is nothing that a warp can do"
+        )
+    if not problem:
+        return ""
+    return f"not yet: all numbers are right, but {problem}\n  your score: {score}"
 
 
 def as_score(parts: Tensor) -> Score:

@@ -223,6 +223,65 @@ def test_a_right_but_costly_answer_is_shown_both_scores():
     assert "best known: 8 (sectors read 4, sectors written 4)" in message
 
 
+def test_what_torch_can_do_and_a_warp_cannot_does_not_pass():
+    def sum_over_lanes(warp, source, target, n):
+        total = torch.zeros(32)
+        for first in range(0, n, 32):
+            index = first + warp.lane
+            total = total + warp.load(source, index, index < n)
+        warp.store(target, 0, total.sum(), warp.lane == 0)
+
+    def sum_in_view(warp, source, target, n_terms):
+        terms = torch.stack([warp.load(source, 32 * t + warp.lane) for t in range(n_terms)])
+        sums = terms.view(n_terms, 4, 8).sum(2).T.flatten()
+        at = warp.lane % (4 * n_terms)
+        warp.store(target, at, sums[at], warp.lane < 4 * n_terms)
+
+    def index_lanes(warp, value, locations, weights, output, shape, n_points):
+        group, channel = warp.lane // 8, warp.lane % 8
+        total = torch.zeros(32)
+        for p in range(n_points):
+            if p % 8 == 0:
+                at = group * n_points + p + channel
+                exists = p + channel < n_points
+                x = warp.load(locations, 2 * at, exists)
+                y = warp.load(locations, 2 * at + 1, exists)
+                weight = warp.load(weights, at, exists)
+                pixels, coefs = warp.corners(x, y, shape)
+            for k in range(4):
+                lane = group * 8 + p % 8
+                pixel, coef = pixels[k][lane], (coefs[k] * weight)[lane]
+                read = warp.load(value, pixel * 8 + channel, pixel >= 0)
+                total = total + coef * read
+        warp.store(output, warp.lane, total)
+
+    def corners_by_hand(warp, value, locations, weights, output, shape, n_points):
+        group, channel = warp.lane // 8, warp.lane % 8
+        total = torch.zeros(32)
+        for p in range(n_points):
+            at = group * n_points + p
+            column = warp.load(locations, 2 * at) * shape[1] - 0.5
+            row = warp.load(locations, 2 * at + 1) * shape[0] - 0.5
+            weight = warp.load(weights, at)
+            for r in (row.floor(), row.floor() + 1):
+                for c in (column.floor(), column.floor() + 1):
+                    coef = weight * (1 - (row - r).abs()) * (1 - (column - c).abs())
+                    inside = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
+                    index = 8 * (r * shape[1] + c).long() + channel
+                    total = total + coef * warp.load(value, index, inside)
+        warp.store(output, warp.lane, total)
+
+    for puzzle, answer, objection in [
+        (checks.sum_row, sum_over_lanes, "without a shuffle"),
+        (checks.sum_terms, sum_in_view, "without a shuffle"),
+        (checks.warp_attention, index_lanes, "without a shuffle"),
+        (checks.warp_attention, corners_by_hand, "not found by `warp.corners`"),
+    ]:
+        result = puzzle.check(answer)
+        assert not result.passed
+        assert objection in result.message, result.message
+
+
 def test_a_stub_is_not_attempted_and_an_input_is_not_written():
     def my_copy_row(warp, source, target, n):
         """(warp, source (n,), target (n,), n): copies source to target"""

@@ -139,6 +139,9 @@ sum_row = Puzzle(
             _through_shared_memory
         ),
         "all lanes write the sum; one of them is enough": sum_by(_all_write),
+        "lane 0 writes the sum of what it has read, without that of the other lanes": sum_by(
+            by_shuffles(())
+        ),
         "a shuffle is missing: 16 lanes of the 32 were joined": sum_by(by_shuffles((8, 4, 2, 1))),
         "the shuffle over distance 1 is missing: neighbours were never joined": sum_by(
             by_shuffles((16, 8, 4, 2))
@@ -187,12 +190,13 @@ def _finish(warp: Warp, target: Array, n_terms: int, sums: list[Tensor]) -> None
     warp.store(target, group * n_terms + lane, chosen, lane < n_terms)
 
 
-def every_term(distances: tuple[int, ...], divide: int = 1) -> Callable:
+def every_term(distances: tuple[int, ...], divide: int = 1, stores: bool = False) -> Callable:
     """Each term is summed by shuffles of its own.
 
     Args:
         distances: Of the shuffles.
         divide: What the sums are divided by.
+        stores: Whether each sum is stored by an instruction of its own.
 
     Returns:
         A kernel.
@@ -205,13 +209,20 @@ def every_term(distances: tuple[int, ...], divide: int = 1) -> Callable:
             for distance in distances:
                 term = term + warp.shuffle_xor(term, distance)
             sums.append(term / divide)
-        _finish(warp, target, n_terms, sums)
+            if stores:
+                at = warp.lane // 8 * n_terms + t
+                warp.store(target, at, term, warp.lane % 8 == 0)
+        if not stores:
+            _finish(warp, target, n_terms, sums)
 
     return kernel
 
 
 def exchange_by(
-    distances: tuple[int, ...] = (4, 2, 1), keeps_upper: bool = True, sends_kept: bool = False
+    distances: tuple[int, ...] = (4, 2, 1),
+    keeps_upper: bool = True,
+    sends_kept: bool = False,
+    joins_last: bool = True,
 ) -> Callable:
     """Lanes exchange halves of their terms, with something done in another way.
 
@@ -219,6 +230,7 @@ def exchange_by(
         distances: Of the shuffles.
         keeps_upper: Whether the lane with the higher number keeps the upper half.
         sends_kept: Whether a lane sends what it keeps.
+        joins_last: Whether lanes that are left with parts of the same term add them up.
 
     Returns:
         A kernel.
@@ -234,6 +246,8 @@ def exchange_by(
                 kept = [torch.where(upper, terms[t + half], terms[t]) for t in range(half)]
                 others = [torch.where(upper, terms[t], terms[t + half]) for t in range(half)]
                 terms, sent = kept, kept if sends_kept else others
+            elif not joins_last:
+                break
             terms = [t + warp.shuffle_xor(s, distance) for t, s in zip(terms, sent, strict=True)]
         lane, copies = warp.lane % 8, 8 // n_terms
         at = warp.lane // 8 * n_terms + lane // copies
@@ -254,6 +268,12 @@ sum_terms = Puzzle(
     {
         "every term is summed by three shuffles of its own; exchange halves of the terms instead": (
             every_term((4, 2, 1))
+        ),
+        "every term has three shuffles and a store of its own; exchange halves of the terms": (
+            every_term((4, 2, 1), stores=True)
+        ),
+        "lanes that are left with parts of one and the same term do not add them up": exchange_by(
+            joins_last=False
         ),
         "the terms of all lanes were added in memory; shuffles can join them before": (
             _through_memory

@@ -92,6 +92,15 @@ round_bits = Exercise(
         "halves were rounded away from zero; between two neighbours, take the even multiple": (
             rounded_by(_step, _away_from_zero)
         ),
+        "a logarithm was taken of negative numbers, or of zero, which have none": rounded_by(
+            lambda x, bits: 2.0 ** (torch.log2(x).floor() + 1 - bits)
+        ),
+        "zero became NaN: it has no logarithm, and needs no rounding": rounded_by(
+            lambda x, bits: 2.0 ** (torch.log2(x.abs()).floor() + 1 - bits)
+        ),
+        "the exponent was rounded towards zero; below 1 it is negative: round it down": rounded_by(
+            lambda x, bits: 2.0 ** (torch.log2(x.abs().clamp(min=1e-30)).trunc() + 1 - bits)
+        ),
         "the sign was lost": lambda x, bits: my_round_bits(x, bits).abs(),
         "these are multiples of the step, not numbers: multiply by it again": lambda x, bits: (
             x / _step(x, bits)

@@ -97,7 +97,7 @@ variant = Exercise(
         "queries is 300 where the file does not say; return 0 there": variant_by(
             lambda shapes, levels, classes, queries, kind: (levels, classes, queries or 300, kind)
         ),
-        "several box heads were taken for refinement; without it one head is saved again for each"
+        "several heads were taken for refinement; without it one head is saved again for each"
         " layer": variant_by(
             lambda shapes, levels, classes, queries, kind: (
                 levels,

@@ -69,7 +69,7 @@ def _arguments() -> Cases:
         "a level of one pixel": (2, 6, 3, 7, 2, [(1, 1), (3, 7)]),
         "many points": (5, 2, 2, 11, 6, [(7, 4), (2, 9), (4, 2), (1, 3)]),
     }
-    cases: Cases = {name: draw(*each, seed=k) for k, (name, each) in enumerate(sizes.items())}
+    cases: Cases = {name: draw(*each, k) for k, (name, each) in enumerate(sizes.items())}
     value, shapes, locations, weights = draw(1, 7, 4, 3, 7, [(3, 11)], seed=9)
     outside = locations.sign() * (1.2 + locations.abs())
     cases["all points far outside"] = value, shapes, outside, weights
@@ -148,6 +148,16 @@ def _one_limit(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor, T
     return row * width + column, _within(column, row, height, height)
 
 
+def _corners(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    column, row = (x / width * (width - 1)).round(), (y / height * (height - 1)).round()
+    return row * width + column, _within(column, row, height, width)
+
+
+def _one_too_many(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    column, row = x.floor(), y.floor()
+    return row * width + column, _within(column, row, height + 1, width + 1)
+
+
 def _rows_of_height(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     column, row = x.floor(), y.floor()
     return row * height + column, _within(column, row, height, width)
@@ -194,6 +204,12 @@ discrete_attention = Exercise(
         ),
         "rounding towards zero makes pixel 0 of points just outside; floor makes them -1": (
             by_rounding(torch.trunc)
+        ),
+        "x was multiplied by W - 1 and rounded; a location is a fraction of W pixels": indexed_by(
+            _corners
+        ),
+        "column W or row H counts as inside; the last ones are W - 1 and H - 1": indexed_by(
+            _one_too_many
         ),
         "columns and rows were compared with the same limit; a map need not be square": indexed_by(
             _one_limit

@@ -204,7 +204,7 @@ convert_keys = RenamingExercise(
         },
         "the encoder's norms were named as those of the decoder; an encoder layer has no"
         " cross-attention": lambda state: _alike(state, "decoder"),
-        "the decoder's norms were named as those of the encoder; there, norm2 is the last one": (
+        "the decoder's norms were named as those of the encoder, which has only two of them": (
             lambda state: _alike(state, "encoder")
         ),
         "the names still begin with `transformer.`": lambda state: {
