@@ -69,7 +69,9 @@ def _arguments() -> Cases:
         "a level of one pixel": (2, 6, 3, 7, 2, [(1, 1), (3, 7)]),
         "many points": (5, 2, 2, 11, 6, [(7, 4), (2, 9), (4, 2), (1, 3)]),
     }
-    cases: Cases = {name: draw(*each, k) for k, (name, each) in enumerate(sizes.items())}
+    cases: Cases = {}
+    for seed, (name, (n, lq, m, p, d, shapes)) in enumerate(sizes.items()):
+        cases[name] = draw(n, lq, m, p, d, shapes, seed)
     value, shapes, locations, weights = draw(1, 7, 4, 3, 7, [(3, 11)], seed=9)
     outside = locations.sign() * (1.2 + locations.abs())
     cases["all points far outside"] = value, shapes, outside, weights
