@@ -253,7 +253,7 @@ def try_no_detach(
     )
 
 
-def suppress(results: list[dict]) -> list[dict]:
+def without_duplicates(results: list[dict]) -> list[dict]:
     """Remove detections that overlap a better one of the same class in the same image.
 
     Args:
@@ -280,7 +280,7 @@ def try_without_nms(detector: Detector | None = None) -> Verdict:
     scenes = held_out_scenes().first(N_SCENES)
     results = detect(detector or shipped_detector(), scenes, show_progress=False)
     duplicates, ap = [], []
-    for each in (results, suppress(results)):
+    for each in (results, without_duplicates(results)):
         coco = score([dict(result) for result in each], scenes)
         duplicates.append(count_errors(classify_errors(coco, THRESHOLD))["duplicate"])
         ap.append(summarize(coco)[0]["AP"])

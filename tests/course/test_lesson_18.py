@@ -17,7 +17,7 @@ from ddetr_edu.checkpoints.deformable_detr_names import deduce_config, from_offi
 from ddetr_edu.checkpoints.shipped import shipped_checkpoint
 from ddetr_edu.course import checks
 from ddetr_edu.course.exercises import lesson_18_faults as faults
-from ddetr_edu.course.exercises.lesson_18_discrete import draw
+from ddetr_edu.course.exercises.lesson_18_discrete import random_arguments
 from ddetr_edu.course.official_layout import count_parts, official_layout
 from ddetr_edu.course.sampling_rules import half_a_pixel_off, read_grid, sampling_by
 from ddetr_edu.data.shapes import held_out_scenes
@@ -240,7 +240,7 @@ def test_swapped_norms_show_only_if_norms_differ():
 
 
 def test_half_a_pixel_off_is_what_it_says():
-    value, shapes, locations, weights = draw(2, 3, 2, 4, 3, [(2, 7), (5, 3)], seed=1)
+    value, shapes, locations, weights = random_arguments(2, 3, 2, 4, 3, [(2, 7), (5, 3)], seed=1)
     expected = torch.zeros(2, 3, 2, 3, dtype=torch.float64)
     for n, q, m, l, p in itertools.product(*map(range, weights.shape)):
         height, width = shapes[l]

@@ -29,7 +29,7 @@ def my_discrete_attention(value, spatial_shapes, locations, weights):
     return output.flatten(2)
 
 
-def draw(
+def random_arguments(
     n: int, lq: int, m: int, p: int, d: int, shapes: list[tuple[int, int]], seed: int
 ) -> tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]:
     """Random arguments; no location comes within a tenth of a pixel of a border between pixels.
@@ -71,8 +71,8 @@ def _arguments() -> Cases:
     }
     cases: Cases = {}
     for seed, (name, (n, lq, m, p, d, shapes)) in enumerate(sizes.items()):
-        cases[name] = draw(n, lq, m, p, d, shapes, seed)
-    value, shapes, locations, weights = draw(1, 7, 4, 3, 7, [(3, 11)], seed=9)
+        cases[name] = random_arguments(n, lq, m, p, d, shapes, seed)
+    value, shapes, locations, weights = random_arguments(1, 7, 4, 3, 7, [(3, 11)], seed=9)
     outside = locations.sign() * (1.2 + locations.abs())
     cases["all points far outside"] = value, shapes, outside, weights
     return cases
