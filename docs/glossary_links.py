@@ -134,7 +134,7 @@ class GlossaryLinks(SphinxPostTransform):
         if document == GLOSSARY:
             anchors = {term.name: term.anchor for term in terms}
             for row in self.document.findall(nodes.row):
-                name = row[0].astext()
+                name = row[0].astext().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
                 if name in anchors:
                     row["ids"].append(anchors[name])
                     row[-3]["classes"].append("definition")

@@ -71,6 +71,8 @@ def test_a_wheel_has_what_find_shipped_looks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert set(included) == {
+        "benchmarks/results/ablation.json",
+        "benchmarks/results/ladder.json",
         "csrc",
         "lessons",
         "data/tiny-shapes/model.safetensors",

@@ -33,8 +33,8 @@ SETTINGS = {
     ),
     "look forward twice": Setting(
         "the gradient of a layer's boxes also reaches the delta of the layer before",
-        "its predictions before the first step would be those of the plain run, and so would all of"
-        " its losses at step 1; only the gradient would differ",
+        "its predictions before the first step would be those of a run that looks forward once, and"
+        " so would all of its losses at step 1; only the gradient would differ",
     ),
     "two stages": Setting(
         "the queries start at boxes that the encoder proposes",

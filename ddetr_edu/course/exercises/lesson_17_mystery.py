@@ -91,7 +91,7 @@ PECULIARITIES = {
     ),
     "one level": Peculiarity(
         "level 1 reads the tokens of level 0",
-        "then changing the tokens of level 1 would change nothing",
+        "then changing the tokens of level 1 would have no effect",
         attention={"start_of_level": lambda shapes, level: 0},
     ),
     "same heads": Peculiarity(
