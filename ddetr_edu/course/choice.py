@@ -84,3 +84,24 @@ class Choice:
         listed = ", ".join(f'"{known}"' for known in self.words)
         shown = f'"{word}"' if isinstance(word, str) else describe(word)
         return f"{shown} is not among the words: {listed}"
+
+
+def objections(
+    solution: Mapping[str, str], shows: Mapping[str, str], look: Mapping[str, str]
+) -> dict[tuple[str, str], str]:
+    """What speaks against each wrong word: what it would look like, and where to look instead.
+
+    Args:
+        solution: {what is to be named: the right word}.
+        shows: {word: what would be seen if it were the right one}.
+        look: {what is to be named: where to look}.
+
+    Returns:
+        As `Choice.against`.
+    """
+    return {
+        (key, word): f"{seen}; {look[key]}"
+        for key, right in solution.items()
+        for word, seen in shows.items()
+        if word != right
+    }

@@ -164,14 +164,22 @@ class Exercise:
         count = f"right in {len(right)} of {len(cases)} cases" if right else "wrong in all cases"
         lines = [
             f"not yet: {count}; look at this one: {wrong[0]}",
-            f"  input: {describe_arguments(self.solution, cases[wrong[0]])}",
+            f"  input: {self._describe_input(cases[wrong[0]])}",
             f"  {outcomes[wrong[0]].problem}",
         ]
         if right:
             lines += [f"  right: {'; '.join(right)}", f"  wrong: {'; '.join(wrong)}"]
-        lines.append(f'  to try it: arguments = checks.{self.name}.cases()["{wrong[0]}"]')
+        lines.append(f"  to try it: {self._how_to_try(wrong[0])}")
         lines += [f"it looks as if {mistake}" for mistake in self._mistakes_like(cases, outcomes)]
         return "\n".join(lines)
+
+    def _describe_input(self, arguments: tuple) -> str:
+        """The arguments of a case, in a few words."""
+        return describe_arguments(self.solution, arguments)
+
+    def _how_to_try(self, case: str) -> str:
+        """The code with which a learner gets hold of a case."""
+        return f'arguments = checks.{self.name}.cases()["{case}"]'
 
     def _mistakes_like(self, cases: Cases, outcomes: dict[str, Outcome]) -> list[str]:
         """The first of the usual mistakes that gives the same results in all cases, if one does."""

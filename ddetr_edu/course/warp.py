@@ -138,18 +138,18 @@ class Warp:
         size = len(array.values)
         for lane, (i, is_active) in enumerate(zip(index.tolist(), mask.tolist(), strict=True)):
             if is_active and not 0 <= i < size:
-                place = f"{array.name}[{i}]"
-                raise IndexError(f"lane {lane} {verb} {place}, but there are only {size} numbers")
+                number = f"{array.name}[{i}]"
+                raise IndexError(f"lane {lane} {verb} {number}, but there are only {size} numbers")
         return index, mask
 
     def _count_access(self, what: str, array: Array, index: Tensor) -> None:
         """Add what one load or store of some lanes costs."""
-        places = set(index.tolist())  # lanes that read the same number share it
+        positions = set(index.tolist())  # lanes that read the same number share it
         if array.is_shared:
-            in_banks = Counter(place % BANKS for place in places)
+            in_banks = Counter(position % BANKS for position in positions)
             self.score.shared_rounds += max(in_banks.values(), default=0)
         else:
-            sectors = len({place // SECTOR for place in places})
+            sectors = len({position // SECTOR for position in positions})
             setattr(self.score, what, getattr(self.score, what) + sectors)
 
 

@@ -33,9 +33,9 @@ def plot_grouped_bars(
     figure = NotebookFigure(9.6, 3.6)
     axis = figure.subplots()
     for k, (name, heights) in enumerate(drawn.items()):
-        places = x + (k - (len(drawn) - 1) / 2) * width
+        centres = x + (k - (len(drawn) - 1) / 2) * width
         axis.bar(
-            places,
+            centres,
             heights,
             0.92 * width,
             color=COLOURS[k % len(COLOURS)],
@@ -43,10 +43,10 @@ def plot_grouped_bars(
             edgecolor="white",
             label=name,
         )
-        for place, height in zip(places, heights, strict=True):
+        for centre, height in zip(centres, heights, strict=True):
             axis.annotate(
                 f"{height:.2f}",
-                (place, height),
+                (centre, height),
                 xytext=(0, 2),
                 textcoords="offset points",
                 ha="center",

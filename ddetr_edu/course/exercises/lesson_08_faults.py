@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ddetr_edu.course.choice import Choice
+from ddetr_edu.course.choice import Choice, objections
 from ddetr_edu.course.padding_symptoms import Symptoms, observe
 from ddetr_edu.detector import Detector
 
@@ -110,10 +110,5 @@ padding_faults = Choice(
     "padding_faults",
     VERSIONS,
     {word: fault.means for word, fault in FAULTS.items()},
-    {
-        (version, word): f"{fault.shows}; {SEEN[version]}"
-        for version, right in VERSIONS.items()
-        for word, fault in FAULTS.items()
-        if word != right
-    },
+    objections(VERSIONS, {word: each.shows for word, each in FAULTS.items()}, SEEN),
 )

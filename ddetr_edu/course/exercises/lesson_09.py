@@ -77,6 +77,14 @@ def giou_of_centres(one: Tensor, other: Tensor) -> Tensor:
     return my_giou(box_convert(one, "cxcywh", "xyxy"), box_convert(other, "cxcywh", "xyxy"))
 
 
+def _overlap_areas_enclosing(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sides of the overlap (n, 2), negative in a gap; the sum of both areas; the enclosing area."""
+    overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    areas = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
+    sides = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
+    return overlap, areas, sides.prod(1)
+
+
 def giou_of_summed_areas(one: Tensor, other: Tensor) -> Tensor:
     """A GIoU whose union is the sum of both areas.
 
@@ -87,10 +95,7 @@ def giou_of_summed_areas(one: Tensor, other: Tensor) -> Tensor:
     Returns:
         (n,)
     """
-    overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
-    union = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
-    sides = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
-    enclosing = sides.prod(1)
+    overlap, union, enclosing = _overlap_areas_enclosing(one, other)
     return overlap.clamp(min=0).prod(1) / union - (enclosing - union) / enclosing
 
 
@@ -104,11 +109,9 @@ def giou_of_clamped_product(one: Tensor, other: Tensor) -> Tensor:
     Returns:
         (n,)
     """
-    overlap = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    overlap, areas, enclosing = _overlap_areas_enclosing(one, other)
     intersection = overlap.prod(1).clamp(min=0)
-    areas = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1)
-    sides = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
-    union, enclosing = areas - intersection, sides.prod(1)
+    union = areas - intersection
     return intersection / union - (enclosing - union) / enclosing
 
 

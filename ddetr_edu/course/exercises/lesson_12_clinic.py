@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 
 from ddetr_edu.course.check_result import CheckResult
-from ddetr_edu.course.choice import Choice
+from ddetr_edu.course.choice import Choice, objections
 from ddetr_edu.course.clinic import CURES, FAULTS, Change, training_images
 from ddetr_edu.course.clinic_training import fine_tune, read_log
 from ddetr_edu.course.unchecked_images import UncheckedImages
@@ -178,10 +178,5 @@ clinic = ConfirmedChoice(
     "clinic",
     PATIENTS,
     {word: diagnosis.means for word, diagnosis in DIAGNOSES.items()},
-    {
-        (patient, word): f"{diagnosis.shows}; {SEEN[patient]}"
-        for patient, right in PATIENTS.items()
-        for word, diagnosis in DIAGNOSES.items()
-        if word != right
-    },
+    objections(PATIENTS, {word: each.shows for word, each in DIAGNOSES.items()}, SEEN),
 )

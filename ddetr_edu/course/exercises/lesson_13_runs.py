@@ -5,7 +5,7 @@ Whoever is about to do it should not read on: the settings are named below.
 
 from dataclasses import dataclass
 
-from ddetr_edu.course.choice import Choice
+from ddetr_edu.course.choice import Choice, objections
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,5 @@ runs = Choice(
     "runs",
     RUNS,
     {word: setting.means for word, setting in SETTINGS.items()},
-    {
-        (run, word): f"{setting.shows}; {LOOK[run]}"
-        for run, right in RUNS.items()
-        for word, setting in SETTINGS.items()
-        if word != right
-    },
+    objections(RUNS, {word: each.shows for word, each in SETTINGS.items()}, LOOK),
 )

@@ -4,7 +4,6 @@ An answer is a function that returns C++. It is compiled with numbers that note 
 it is judged by what it computes and by the order in which it reads, and never by the clock.
 """
 
-import json
 from collections.abc import Callable
 
 import torch
@@ -137,22 +136,13 @@ class KernelExercise(Exercise):
             return Outcome(None, str(error))
         return self._compare(result, arguments)
 
-    def _explain(self, cases: Cases, outcomes: dict[str, Outcome]) -> str:
-        """What to tell a learner whose kernel is wrong in at least one case."""
-        right = [case for case, outcome in outcomes.items() if not outcome.problem]
-        wrong = [case for case, outcome in outcomes.items() if outcome.problem]
-        count = f"right in {len(right)} of {len(cases)} cases" if right else "wrong in all cases"
-        lines = [
-            f"not yet: {count}; look at this one: {wrong[0]}",
-            f"  input: {describe_sizes(cases[wrong[0]])}",
-            f"  {outcomes[wrong[0]].problem}",
-        ]
-        if right:
-            lines += [f"  right: {'; '.join(right)}", f"  wrong: {'; '.join(wrong)}"]
-        arguments = f"checks.{self.name}.cases()[{json.dumps(wrong[0])}]"
-        lines.append(f"  to try it: run_step(my_{self.name}(), {arguments}).output")
-        lines += [f"it looks as if {mistake}" for mistake in self._mistakes_like(cases, outcomes)]
-        return "\n".join(lines)
+    def _describe_input(self, arguments: tuple) -> str:
+        """The sizes of a case; its numbers would be too many."""
+        return describe_sizes(arguments)
+
+    def _how_to_try(self, case: str) -> str:
+        """The code with which a learner runs a kernel on a case."""
+        return f'run_step(my_{self.name}(), checks.{self.name}.cases()["{case}"]).output'
 
 
 def describe_sizes(arguments: tuple) -> str:

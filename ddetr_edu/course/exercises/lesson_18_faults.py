@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddetr_edu.course.choice import Choice
+from ddetr_edu.course.choice import Choice, objections
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,5 @@ square_maps = Choice(
     "square_maps",
     VERSIONS,
     {word: fault.means for word, fault in FAULTS.items()},
-    {
-        (version, word): f"{fault.shows}; {SEEN[version]}"
-        for version, right in VERSIONS.items()
-        for word, fault in FAULTS.items()
-        if word != right
-    },
+    objections(VERSIONS, {word: each.shows for word, each in FAULTS.items()}, SEEN),
 )
