@@ -105,3 +105,25 @@ def find_shipped(name: str) -> Path | None:
     package = Path(__file__).parent
     paths = (package / name, package.parent / name)
     return next((path for path in paths if path.exists()), None)
+
+
+def shipped_path(name: str, what: str = "file") -> Path:
+    """A file that comes with the library, and without which the caller cannot go on.
+
+    Args:
+        name: Its path in the repository.
+        what: What it is, for the message.
+
+    Returns:
+        As `find_shipped`.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+    """
+    path = find_shipped(name)
+    if path is None:
+        raise FileNotFoundError(
+            f"the {what} that comes with the library is missing: there is no {name} here; "
+            "clone the repository or install the library again"
+        )
+    return path

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 
 CHECKPOINT = "data/tiny-shapes/model.safetensors"
 LOG = "data/tiny-shapes/metrics.jsonl"
@@ -17,7 +17,7 @@ def shipped_checkpoint() -> Path:
     Raises:
         FileNotFoundError: If it is in neither.
     """
-    return _find(CHECKPOINT)
+    return shipped_path(CHECKPOINT, "model")
 
 
 def shipped_log() -> Path:
@@ -29,14 +29,4 @@ def shipped_log() -> Path:
     Raises:
         FileNotFoundError: If it is in neither.
     """
-    return _find(LOG)
-
-
-def _find(name: str) -> Path:
-    path = find_shipped(name)
-    if path is None:
-        raise FileNotFoundError(
-            f"the model that comes with the library is missing: there is no {name} here; "
-            "clone the repository or install the library again"
-        )
-    return path
+    return shipped_path(LOG, "log of the model")

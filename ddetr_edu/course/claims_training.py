@@ -16,7 +16,7 @@ from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.detector import Detector
 from ddetr_edu.evaluation.coco_metrics import detect, score, summarize
 from ddetr_edu.evaluation.errors import classify_errors, count_errors
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 from ddetr_edu.losses.matcher import LossWeights, class_cost, match, matching_cost
 from ddetr_edu.models.config import DeformableDETRConfig, LookForward
 from ddetr_edu.models.decoder import Decoder
@@ -218,11 +218,7 @@ def measured_ap() -> dict[str, float]:
     Raises:
         FileNotFoundError: If the results do not come with the library.
     """
-    path = find_shipped("benchmarks/results/ablation.json")
-    if path is None:
-        raise FileNotFoundError(
-            "benchmarks/results/ablation.json is missing; clone the repository to have the results"
-        )
+    path = shipped_path("benchmarks/results/ablation.json")
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
     names = {"full recipe": "twice", "look forward once (official code)": "once"}
     return {names[run["variant"]]: 100 * run["AP"] for run in runs if run["variant"] in names}

@@ -23,7 +23,7 @@ from ddetr_edu.course.small_scenes import SIZE
 from ddetr_edu.course.unchecked_images import NAMES, UncheckedImages
 from ddetr_edu.detector import Detector
 from ddetr_edu.evaluation.coco_metrics import evaluate
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 from ddetr_edu.models.backbone import MEAN, STD
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
@@ -108,9 +108,7 @@ def read_log() -> dict[str, list[dict]]:
     Raises:
         FileNotFoundError: If the file is missing.
     """
-    path = find_shipped(LOG)
-    if path is None:
-        raise FileNotFoundError(f"{LOG} is missing; clone the repository or install it again")
+    path = shipped_path(LOG)
     return json.loads(path.read_text())
 
 

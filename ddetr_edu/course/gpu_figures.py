@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple
 
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 
 FILE = "lessons/logs/15_gpu.json"
 LOCATIONS = "gaussian"  # 2 pixels around the reference points, as in the README's table
@@ -65,9 +65,5 @@ def read_gpu_figures() -> GpuFigures:
     Raises:
         FileNotFoundError: If the file is missing.
     """
-    path = find_shipped(FILE)
-    if path is None:
-        raise FileNotFoundError(
-            f"{FILE} is missing; clone the repository or install the library again"
-        )
+    path = shipped_path(FILE)
     return GpuFigures(**json.loads(path.read_text(encoding="utf-8")))

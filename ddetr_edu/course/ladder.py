@@ -22,7 +22,7 @@ from ddetr_edu.course.compiled_step import (
     unavailable_reason,
 )
 from ddetr_edu.course.weighted_rows import ms_deform_attn_rows
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 
 LEVELS = [(50, 75), (25, 38), (13, 19), (7, 10)]  # an image of 400 x 600, finest level first
 HEADS, CHANNELS, POINTS = 8, 32, 4  # M, D, P
@@ -251,9 +251,7 @@ def shipped_ladder() -> Measured:
     Raises:
         FileNotFoundError: If its figures are missing.
     """
-    path = find_shipped(FIGURES)
-    if path is None:
-        raise FileNotFoundError(f"there is no {FIGURES} beside or in ddetr_edu")
+    path = shipped_path(FIGURES)
     figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     machine = figures["machine"]
     source = f"These figures come along; measured on {machine['processor']}, {machine['date']}."

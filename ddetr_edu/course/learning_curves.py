@@ -2,7 +2,7 @@
 
 import json
 
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 
 RUNS = ("right", "A", "B", "C", "D")
 
@@ -22,10 +22,5 @@ def read_run(run: str) -> list[dict]:
     """
     if run not in RUNS:
         raise ValueError(f'there is no run "{run}"; choose one of {", ".join(RUNS)}')
-    name = f"lessons/logs/11_{run}.jsonl"
-    path = find_shipped(name)
-    if path is None:
-        raise FileNotFoundError(
-            f"{name} is missing; clone the repository or install the library again"
-        )
+    path = shipped_path(f"lessons/logs/11_{run}.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

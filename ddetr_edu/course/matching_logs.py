@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 
 RUNS = ("A", "B", "C", "D")
 
@@ -33,12 +33,7 @@ def read_log(run: str) -> list[dict]:
     """
     if run not in RUNS:
         raise ValueError(f'there is no run "{run}"; choose one of {", ".join(RUNS)}')
-    path = find_shipped(f"lessons/logs/13_{run}.jsonl")
-    if path is None:
-        raise FileNotFoundError(
-            f"lessons/logs/13_{run}.jsonl is missing; clone the repository or install the library "
-            "again"
-        )
+    path = shipped_path(f"lessons/logs/13_{run}.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -19,7 +19,7 @@ from ddetr_edu.course.kernel_trace import (
     steps_of_warp,
 )
 from ddetr_edu.course.warp import LANES
-from ddetr_edu.files import find_shipped
+from ddetr_edu.files import shipped_path
 
 RECORDING = "lessons/logs/15_warp.json"
 
@@ -138,11 +138,7 @@ def read_recording(source: str) -> Recording:
     Raises:
         FileNotFoundError: If it is missing.
     """
-    path = find_shipped(RECORDING)
-    if path is None:
-        raise FileNotFoundError(
-            f"{RECORDING} is missing; clone the repository or install the library again"
-        )
+    path = shipped_path(RECORDING)
     recorded = json.loads(path.read_text(encoding="utf-8"))
     steps = [Step(*step) for step in recorded.pop("steps")]
     additions = torch.tensor(recorded.pop("additions"))
