@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from ddetr_edu.losses.matcher import DETR_WEIGHTS, FOCAL_ALPHA, FOCAL_GAMMA, LossWeights, match
+from ddetr_edu.losses.varifocal import paired_iou, varifocal_loss
 from ddetr_edu.models.deformable_detr import Predictions
 
 
@@ -44,9 +45,10 @@ def layer_losses(
     """The three weighted losses of one decoder layer.
 
     Each is a sum over the batch, divided by num_boxes (by 1 if it is 0). The class loss runs over
-    *all* queries and classes: unmatched queries learn to predict background. With weights.no_object
-    it is DETR's `softmax_loss` instead, divided by the sum of the queries' weights, in which every
-    object counts as matched.
+    *all* queries and classes: unmatched queries learn to predict background. With
+    weights.class_loss="varifocal" matched queries learn to predict how well their boxes fit, as
+    `varifocal_loss` says. With weights.no_object it is DETR's `softmax_loss` instead, divided by
+    the sum of the queries' weights, in which every object counts as matched.
 
     Source: SetCriterion of the official deformable_detr.py.
 
@@ -73,7 +75,12 @@ def layer_losses(
     if weights.no_object is None:
         one_hot = torch.zeros_like(logits)
         one_hot[image, query, labels] = 1
-        label = sigmoid_focal_loss(logits, one_hot, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum")
+        if weights.class_loss == "focal":
+            label = sigmoid_focal_loss(logits, one_hot, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum")
+        else:
+            overlaps = torch.zeros_like(logits)
+            overlaps[image, query, labels] = paired_iou(pred.detach(), target)
+            label = varifocal_loss(logits, overlaps, one_hot.bool())
         label = label / divisor
     else:
         n_queries, no_object_index = logits.shape[1], logits.shape[2] - 1

@@ -4,11 +4,14 @@ Lesson 09 is about this module and the losses that follow it.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
+
+ClassLoss = Literal["focal", "varifocal"]  # explained in criterion.py and varifocal.py
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 MAX_PAIRS = 2**18  # of queries and objects whose costs `match` computes in one call for many images
@@ -16,12 +19,29 @@ MAX_PAIRS = 2**18  # of queries and objects whose costs `match` computes in one 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much class, box distance and overlap count, in the matching cost as in the loss."""
+    """How much class, box distance and overlap count, in the matching cost as in the loss.
+
+    Raises:
+        ValueError: For a class loss that is not known, or that a DETR cannot have.
+    """
 
     label: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
     no_object: float | None = None  # of DETR's "no object" class; None: one sigmoid for each class
+    class_loss: ClassLoss = "focal"  # varifocal: matched queries learn to predict their overlap
+
+    def __post_init__(self):
+        if self.class_loss not in get_args(ClassLoss):
+            raise ValueError(
+                f'class_loss "{self.class_loss}" is not known; choose one of '
+                f"{', '.join(get_args(ClassLoss))}"
+            )
+        if self.class_loss != "focal" and self.no_object is not None:
+            raise ValueError(
+                f'class_loss "{self.class_loss}" needs a sigmoid for each class, and the classes '
+                "of a DETR share a softmax; leave out no_object or class_loss"
+            )
 
 
 DETR_WEIGHTS = LossWeights(label=1.0, no_object=0.1)

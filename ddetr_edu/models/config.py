@@ -115,13 +115,15 @@ TINY: dict[str, Any] = dict(
     box_refine=True,
 )
 
+TWO_STAGE: dict[str, Any] = dict(two_stage=True, tokens_as_content=True, look_forward="twice")
+
 # For photographs: the transformer of tiny in two stages, behind a backbone that can be pretrained.
-LAPTOP: dict[str, Any] = {**TINY, "n_queries": 100, "two_stage": True, "look_forward": "twice"}
+LAPTOP: dict[str, Any] = {**TINY, **TWO_STAGE, "n_queries": 100}
 
 # What each preset changes from the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": TINY,
-    "tiny_two_stage": dict(**TINY, two_stage=True, tokens_as_content=True, look_forward="twice"),
+    "tiny_two_stage": {**TINY, **TWO_STAGE},
     "lite": {**LAPTOP, "backbone": "timm/tf_efficientnet_lite0"},
     "r18_two_stage": {**LAPTOP, "backbone": "resnet18"},
     "r50_single_scale": dict(n_levels=1),

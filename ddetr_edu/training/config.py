@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from ddetr_edu.data.scenes import VAL_SEED_OFFSET
+from ddetr_edu.losses.matcher import ClassLoss
 from ddetr_edu.models.config import LookForward, Precision, ResizeConfig
 
 Schedule = Literal["cosine", "step"]
@@ -117,6 +118,8 @@ class TrainConfig:
     start_from: Path | None = None  # fine-tune this checkpoint instead of a preset
     look_forward: LookForward | None = None  # gradient through box refinement; None: the model's
     denoising: int = 0  # groups of denoising queries, at most; DN-DETR uses 5; 0 for none
+    # varifocal: a matched query's class score learns how well its box fits, instead of 1
+    class_loss: ClassLoss = "focal"
     # the folder for checkpoints, logs and curves; earlier runs in it are kept as run-1, run-2, ...
     out: Path = Path("runs/train")
     resume: bool = False  # continue the run in that folder from its newest checkpoint

@@ -18,6 +18,7 @@ from ddetr_edu.data.statistics import describe_excess_objects
 from ddetr_edu.data.transforms import light_augmentation, official_augmentation, strong_augmentation
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.denoising import Denoising
+from ddetr_edu.losses.matcher import LossWeights
 from ddetr_edu.models.config import DETR_PRESETS, PRESETS, DeformableDETRConfig, DETRConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR
 from ddetr_edu.models.detr import DETR
@@ -114,10 +115,15 @@ def build_detector(
             )
         model = DeformableDETR(architecture)
         model.encoder.checkpoint_activations = config.checkpoint_activations
-    elif config.denoising or config.look_forward or config.checkpoint_activations:
+    elif (
+        config.denoising
+        or config.look_forward
+        or config.checkpoint_activations
+        or config.class_loss != "focal"
+    ):
         raise ValueError(
-            "--denoising, --look-forward and --checkpoint-activations are for Deformable DETR, and "
-            "this is a DETR; leave them out, or choose another preset"
+            "--denoising, --class-loss varifocal, --look-forward and --checkpoint-activations are "
+            "for Deformable DETR, and this is a DETR; leave them out, or choose another preset"
         )
     else:
         model = DETR(architecture)
@@ -129,7 +135,8 @@ def build_detector(
     denoising = None
     if config.denoising:
         denoising = Denoising(len(categories), architecture.d_model, config.denoising)
-    return Detector(model, categories, config.image_size, denoising=denoising)
+    weights = LossWeights(class_loss=config.class_loss) if config.class_loss != "focal" else None
+    return Detector(model, categories, config.image_size, weights, denoising)
 
 
 def check_objects(training_set, validation_set, detector: Detector) -> None:

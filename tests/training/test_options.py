@@ -163,6 +163,7 @@ CHANGES = {
     "start_from": (dict(), dict(start_from="c.pt"), model_of),
     "look_forward": (dict(), dict(look_forward="twice"), model_of),
     "denoising": (dict(), dict(denoising=2), model_of),
+    "class_loss": (dict(), dict(class_loss="varifocal"), parameters_of),
     "out": (dict(), dict(out="elsewhere"), files_of),
     "resume": (dict(), dict(resume=True), moved_of),  # without it, the earlier run is moved
     "minutes": (dict(), dict(minutes=0.1, steps=None), length_of),
@@ -305,6 +306,7 @@ def test_options_that_have_no_effect_together_are_refused(values, message):
         (dict(preset="r18", frozen_norms=False), "--frozen-norms .* this one is resnet18"),
         (dict(preset="detr_r18", denoising=2), "--denoising, .* are for Deformable DETR"),
         (dict(preset="detr_r18", look_forward="once"), "--look-forward .* for Deformable DETR"),
+        (dict(preset="detr_r18", class_loss="varifocal"), "--class-loss .* for Deformable DETR"),
         (dict(preset="detr_r18", checkpoint_activations=True), "--checkpoint-activations are for"),
         (dict(preset="r18", look_forward="twice"), "--look-forward is about .* refine its boxes"),
         (dict(preset="r18", look_forward="once"), "--look-forward is about .* refine its boxes"),
