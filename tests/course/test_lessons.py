@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
 from notebook_reading import LESSONS, ROOT, as_committed, check_names, read, text
+from notebook_slicing import needed_cells
 
 from ddetr_edu.course import checks
 from ddetr_edu.course.choice import Choice
@@ -94,54 +95,68 @@ def test_linked_files_and_named_modules_exist(path):
         assert any((folder / module).exists() for folder in (ROOT, ROOT / "ddetr_edu")), module
 
 
-def run_with_answers(path: Path, answers: dict[str, str]) -> dict[str, str]:
-    """What the checks of a lesson print when its stubs are filled in as a learner would."""
-    notebook = read(path)
-    for name, source in answers.items():
-        (stub,) = [
-            cell
-            for cell in notebook.cells
-            if cell.cell_type == "code" and re.match(rf"(def )?my_{name}( =|\()", cell.source)
-        ]
-        stub.source = source
-    printed: dict[str, str] = {}
+# What earlier lessons leave behind: their names, and gradients switched off.
+RESET = "%reset -f\n__import__('torch').set_grad_enabled(True)"
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A client of one kernel for all lessons: to start one takes longer than most of them."""
     # A blocking client: nbclient's asynchronous one now and then waits for its whole timeout.
-    manager, client = start_new_kernel(cwd=str(path.parent))
-    try:
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                output: list[str] = []
+    manager, client = start_new_kernel(cwd=str(ROOT / "lessons"))
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
-                def collect(message, output=output):
-                    output.append(message["content"].get("text", ""))
 
-                reply = client.execute_interactive(
-                    cell.source, allow_stdin=False, output_hook=collect, timeout=600
-                )
-                assert reply["content"]["status"] == "ok", (cell.source, reply["content"])
-                if check := re.match(r"checks\.(\w+)\(", cell.source):
-                    printed[check[1]] = "".join(output)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+def execute(client, source: str) -> str:
+    """What code prints in a kernel, where it must not fail."""
+    output: list[str] = []
+    reply = client.execute_interactive(
+        source,
+        allow_stdin=False,
+        output_hook=lambda message: output.append(message["content"].get("text", "")),
+        timeout=600,
+    )
+    assert reply["content"]["status"] == "ok", (source, reply["content"])
+    return "".join(output)
+
+
+def run_with_answers(client, path: Path, answers: dict[str, str]) -> dict[str, str]:
+    """What the checks of a lesson print when its stubs are filled in as a learner would.
+
+    Cells that have nothing to do with the exercises are not run.
+    """
+    cells = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+    for name, source in answers.items():
+        stub = re.compile(rf"(def )?my_{name}( =|\()")
+        (index,) = [index for index, cell in enumerate(cells) if stub.match(cell)]
+        cells[index] = source
+    execute(client, RESET)
+    printed: dict[str, str] = {}
+    for index in needed_cells(cells):
+        output = execute(client, cells[index])
+        if check := re.match(r"checks\.(\w+)\(", cells[index]):
+            printed[check[1]] = output
     return printed
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_a_learner_who_enters_the_solutions_passes(path):
+def test_a_learner_who_enters_the_solutions_passes(kernel, path):
     names = check_names(read(path))
-    answers = {name: solution_of(name) for name in names}
-    printed = run_with_answers(path, answers)
+    printed = run_with_answers(kernel, path, {name: solution_of(name) for name in names})
     assert set(printed) == set(names)
     assert all(message.startswith("passed") for message in printed.values()), printed
 
 
-def test_a_learner_with_a_wrong_answer_is_told_the_mistake():
+def test_a_learner_with_a_wrong_answer_is_told_the_mistake(kernel):
     (path,) = [path for path in LESSONS if path.stem.startswith("04")]
     circle = solution_of("initial_offsets").replace(
         "    direction = direction / direction.abs().max(dim=-1, keepdim=True).values\n", ""
     )
     swapped = solution_of("sampling_locations").replace("[width, height]", "[height, width]")
-    printed = run_with_answers(path, {"initial_offsets": circle, "sampling_locations": swapped})
+    printed = run_with_answers(
+        kernel, path, {"initial_offsets": circle, "sampling_locations": swapped}
+    )
     assert "the rays end on a circle" in printed["initial_offsets"]
     assert "width and height are swapped" in printed["sampling_locations"]

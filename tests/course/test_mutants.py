@@ -3,7 +3,7 @@
 import pytest
 from mutants import EQUIVALENT, EXERCISES, mutants_of, try_mutants
 
-AT_MOST = 250
+AT_MOST = 100
 
 
 @pytest.mark.parametrize("name", EXERCISES)
