@@ -128,7 +128,7 @@ def measure_ladder(own: str | None = None, inputs: Inputs | None = None) -> Meas
     The definition would take minutes, so it computes a few queries only, and its time is scaled up.
 
     Args:
-        own: C++ of a learner, which comes after step 1; None to do without.
+        own: C++ of a learner, which comes after step 3; None to do without.
         inputs: Others than `encoder_inputs`.
 
     Returns:
@@ -198,7 +198,7 @@ def _measure(own: str | None, inputs: Inputs, most: int) -> tuple[list[Rung], st
     for file, name in STEPS.items():
         ran = run_step(step_source(file), inputs, rounds=ROUNDS, seconds=SECONDS)
         add(name, ran.output, ran.milliseconds)
-        if own is not None and file == "1_definition":
+        if own is not None and file == "3_geometry_once":
             try:
                 ran = run_step(own, inputs, rounds=ROUNDS, seconds=SECONDS)
                 add("yours", ran.output, ran.milliseconds)
@@ -267,9 +267,9 @@ def ladder_table(measured: Measured) -> str:
     Returns:
         Several lines.
     """
-    head = f"{'step':22} threads   milliseconds   times faster than before   than the loops"
+    head = f"{'step':22} threads {'ms':>10}  faster than before  than the loops"
     lines = [
-        f"{r.name:22} {r.threads:7} {r.milliseconds:14,.0f} {r.gain:26.1f} {r.total_gain:16,.0f}"
+        f"{r.name:22} {r.threads:7} {r.milliseconds:10,.0f} {r.gain:19.1f} {r.total_gain:15,.0f}"
         for r in measured.rungs
     ]
     return "\n".join([head, *lines, measured.source])

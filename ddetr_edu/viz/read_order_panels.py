@@ -13,7 +13,7 @@ def plot_read_order(
     """Draw the cache line of each read against its number, one panel for each order of reading.
 
     A dot is a read. Reads that stay in a line of memory lie side by side and form a dash; dots that
-    are strewn over a panel are reads each of which fetches a line for the sake of one number.
+    stay single are reads each of which fetches a line for the sake of one number.
 
     Args:
         orders: The title of a panel -> (reads,), positions in memory, in numbers.

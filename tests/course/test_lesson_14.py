@@ -82,7 +82,7 @@ def test_a_small_ladder_is_measured_and_a_wrong_step_is_left_out():
     assert torch.get_num_threads() == threads
     names = [rung.name for rung in measured.rungs]
     assert names[:2] == ["Python loops", "grid_sample"]
-    assert names.index("yours") == names.index("1 C++: the definition") + 1
+    assert names.index("yours") == names.index("3 geometry once") + 1
     assert names[-1] == "the library's kernel"
     for before, rung in zip(measured.rungs, measured.rungs[1:], strict=False):
         assert rung.error <= ladder.ALLOWED
@@ -190,6 +190,10 @@ def test_how_many_samples_meet_in_a_pixel():
     means = [part.mean().item() for part in writers.split([560, 140, 35])]
     assert [round(mean) for mean in means] == [19, 64, 162]
     assert all(abs(mean % 1 - 0.5) > 0.02 for mean in means)  # none is about to tip over
+    all_inside = [735 * 16 / pixels for pixels in (560, 140, 35)]
+    assert all_inside == [21, 84, 336]
+    assert means[2] / 336 == pytest.approx(1 / 2, abs=0.03)
+    assert 1 - means[0] / 21 == pytest.approx(1 / 9, abs=0.01)
     mosts = [25 * round(part.max().item() / 25) for part in writers.split([560, 140, 35])]
     assert mosts == [25, 100, 350]
     added, last = np.zeros(735 * 4), np.zeros(735 * 4)

@@ -69,7 +69,9 @@ cache_lines = Exercise(
     my_cache_lines,
     _reads,
     {
-        "these are the reads; reads in the same line count once": lambda first, step, count: count,
+        "each read was counted; reads in the same line count once": lambda first, step, count: (
+            count
+        ),
         "a line was taken to hold 64 numbers; it holds 64 bytes, and a number has 4": lines_by(
             lambda first, step, i: (first + i * step) // 64
         ),
@@ -86,6 +88,9 @@ cache_lines = Exercise(
             lambda first, step, i: (first + i) // 16
         ),
         "lines that the reads skip were counted, too": span_of_lines,
+        "the last line minus the first was taken; reads may skip lines, or go backwards": (
+            lambda first, step, count: (first + step * (count - 1)) // 16 - first // 16 + 1
+        ),
         "one read too many was counted": lambda first, step, count: my_cache_lines(
             first, step, count + 1
         ),
@@ -94,6 +99,9 @@ cache_lines = Exercise(
         ),
         "bytes were divided by 64 and rounded up; where the numbers lie decides, too": (
             lambda first, step, count: -(-4 * count // 64)
+        ),
+        "the way from the first read to the last was divided by 16; where it begins decides, too": (
+            lambda first, step, count: -(-count * step // 16)
         ),
         "the changes from a line to another were counted; that is one less": (
             lambda first, step, count: my_cache_lines(first, step, count) - 1
@@ -104,6 +112,7 @@ cache_lines = Exercise(
 
 def work_by(
     corners: int = 4,
+    multiplied: int = 4,
     per_read: int = 2,
     size: int = 4,
     per_point: int = 3,
@@ -115,7 +124,8 @@ def work_by(
     """The three counts by rules of one's own.
 
     Args:
-        corners: Rows for each point.
+        corners: Rows that are read for each point.
+        multiplied: Rows for each point in the operations.
         per_read: Operations for each number that is read.
         size: Bytes of a number.
         per_point: Numbers of locations and weights for each point.
@@ -130,10 +140,10 @@ def work_by(
 
     def work(n, s, lq, m, l, p, d):
         points = n * lq * m * points_of(l, p)
-        read = corners * points * channels_of(m, d)
+        row = points * channels_of(m, d)
         tokens = lq if queries_only else s
         numbers = n * tokens * m * d + per_point * points + with_output * n * lq * m * d
-        return [per_read * read, size * read, size * numbers]
+        return [per_read * multiplied * row, size * corners * row, size * numbers]
 
     return work
 
@@ -147,7 +157,7 @@ def _sizes() -> Cases:
         "one channel": (4, 21, 6, 4, 3, 5, 1),
         "one point": (5, 30, 7, 6, 2, 1, 3),
         "one token": (2, 1, 9, 7, 1, 8, 5),
-        "an encoder of lesson 14's size": (1, 5017, 5017, 8, 4, 4, 32),
+        "the layer of the first guess": (1, 5017, 5017, 8, 4, 4, 32),
         "a decoder": (2, 19947, 300, 8, 4, 4, 32),
     }
 
@@ -156,15 +166,17 @@ work = Exercise(
     my_work,
     _sizes,
     {
-        "a point was read at one pixel; it is read between four": work_by(corners=1),
-        "a point was read at two pixels; it is read between four": work_by(corners=2),
+        "a point was read at one pixel; it is read between four": work_by(corners=1, multiplied=1),
+        "a point was read at two pixels; it is read between four": work_by(corners=2, multiplied=2),
+        "only one of a point's four rows was counted in the operations": work_by(multiplied=1),
+        "only one of a point's four rows was counted in the bytes": work_by(corners=1),
         "each number read was counted as one operation; it is multiplied and added: two": (
             work_by(per_read=1)
         ),
         "these are numbers, not bytes; a number in float32 has 4 bytes": work_by(size=1),
         "a number was taken to have 8 bytes; those of float32 have 4": work_by(size=8),
-        "each point has three numbers in the arrays, x, y and its weight; here it has two": work_by(
-            per_point=2
+        "each point was given two numbers in the arrays; it has three: x, y and its weight": (
+            work_by(per_point=2)
         ),
         "locations and weights are missing among the arrays": work_by(per_point=0),
         "the output is missing among the arrays": work_by(with_output=False),

@@ -187,8 +187,8 @@ def judge_reads(source: str, cases: Cases) -> tuple[str, str]:
         return f"but value is read {reads:,} times, where {needed:,} are enough", ""
     if jumps * READS_PER_JUMP > reads:
         return (
-            f"but not in order: of {reads:,} reads of value, {jumps:,} jump, that is, none of the "
-            f"8 reads before was one position before; at most one in {READS_PER_JUMP} should jump"
+            f"but not in order: of {reads:,} reads of value, {jumps:,} jump: their left neighbour "
+            f"was not among the 8 reads before; at most one in {READS_PER_JUMP} should jump"
         ), ""
     if each > LOCATION_READS:
         return (

@@ -29,7 +29,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], ...]] = {
             "* (width - 1);\n            const float y = locations[2 * point + 1] * (height - 1)",
         ),
     ),
-    "a corner outside the level was given the value of a pixel at the border; it is zero": (
+    "a corner outside was given a border pixel's value; outside the level it is zero": (
         (
             "if (top + j < 0 || top + j >= height) continue;\n"
             "                if (left + i < 0 || left + i >= width) continue;",
@@ -38,7 +38,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("((top + j) * width + left + i)", "(inner_row * width + inner_col)"),
     ),
-    "points were left out where one of their four pixels is outside; the others still count": (
+    "points with a pixel outside were left out; their other pixels still count": (
         (
             "const float weight = weights[point];",
             "const float weight = weights[point];\n"
@@ -80,10 +80,10 @@ MISTAKES: dict[str, tuple[tuple[str, str], ...]] = {
     "all heads read the channels of head 0": (
         (" + m * s.channels;\n          for", ";\n          for"),
     ),
-    "the step from a token to the next is M * D, not D: all heads lie between": (
+    "the step from a token to the next was taken to be D; it is M * D: all heads lie between": (
         ("const int step = s.heads * s.channels;", "const int step = s.channels;"),
     ),
-    "a row of the level has `width` tokens, not `height`": (
+    "a level's row was taken to have `height` tokens; it has `width`": (
         ("((top + j) * width + left + i)", "((top + j) * height + left + i)"),
     ),
     "the output was not set to zero before the sum": (

@@ -226,5 +226,13 @@ transpose = Puzzle(
                 (r // 32 * 32 + c % 32) * columns + c // 32 * 32 + r % 32
             ),
         ),
+        "rows and columns are swapped inside each tile, but where the tile goes they are not": (
+            transpose_by(
+                33,
+                target_of=lambda r, c, rows, columns: (
+                    (r // 32 * 32 + c % 32) * rows + c // 32 * 32 + r % 32
+                ),
+            )
+        ),
     },
 )

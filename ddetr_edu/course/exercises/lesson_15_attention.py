@@ -67,6 +67,7 @@ def attend_by(
     change_pixel: Callable | None = None,
     rounds: Callable | None = None,
     source_of: Callable | None = None,
+    reads_outside: bool = False,
 ) -> Callable:
     """The attention of four queries, with something done in another way.
 
@@ -78,6 +79,7 @@ def attend_by(
         change_pixel: A function (index, pixel, channel) -> index in value.
         rounds: A function n_points -> how many points are used.
         source_of: A function (group, p) -> the lane that has point p.
+        reads_outside: Whether pixel 0 is read in place of one outside the map.
 
     Returns:
         A kernel.
@@ -100,6 +102,8 @@ def attend_by(
 
         def add(pixels, coefs, total):
             for pixel, coef in zip(pixels, coefs, strict=True):
+                if reads_outside:
+                    pixel = pixel.clamp(min=0)
                 index = use_pixel(pixel * 8 + channel, pixel, channel)
                 total = total + coef * warp.load(value, index, pixel >= 0)
             return total
@@ -154,6 +158,12 @@ warp_attention = Puzzle(
         ),
         "the last points are missing where their number is not a multiple of 8": attend_by(
             rounds=lambda n_points: n_points // 8 * 8
+        ),
+        "pixels outside the map count as if they were pixel 0; a mask would leave them out": (
+            attend_by(reads_outside=True)
+        ),
+        "8 points are passed on in each round, although the last may have fewer": attend_by(
+            rounds=lambda n_points: -(-n_points // 8) * 8
         ),
         "each lane uses only the point that it has read": attend_by(
             source_of=lambda group, p: torch.arange(32)

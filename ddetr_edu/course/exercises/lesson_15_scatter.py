@@ -55,6 +55,7 @@ def walk_by(
     has_last: bool = True,
     restarts: bool = True,
     includes_new: bool = False,
+    stops_at_end: bool = False,
 ) -> Callable:
     """A walk along the list in which each lane has a share, with something done in another way.
 
@@ -63,6 +64,7 @@ def walk_by(
         has_last: Whether the last sum of each lane is added.
         restarts: Whether the sum begins anew with each pixel.
         includes_new: Whether the entry of the next pixel is counted with the one before.
+        stops_at_end: Whether the end of the list is no change of pixel.
 
     Returns:
         A kernel.
@@ -74,7 +76,8 @@ def walk_by(
         for k in range(share):
             index = warp.lane * share + k
             exists = index < n
-            following = torch.where(exists, warp.load(pixels, index, exists), -1)
+            beyond = pixel if stops_at_end else -1
+            following = torch.where(exists, warp.load(pixels, index, exists), beyond)
             amount = warp.load(amounts, index, exists)
             is_new = following != pixel
             sent = total + amount if includes_new else total
@@ -130,6 +133,17 @@ def _by_shuffles(warp, pixels, amounts, target, n):
         warp.atomic_add(target, pixel, total, exists & is_last)
 
 
+def _one_pixel_a_lane(warp, pixels, amounts, target, n):
+    """Each lane adds up its whole stretch, and sends the sum to the pixel with which it begins."""
+    share = -(-n // 32) | 1
+    total = torch.zeros(32)
+    for k in range(share):
+        index = warp.lane * share + k
+        total = total + warp.load(amounts, index, index < n)
+    index = warp.lane * share
+    warp.atomic_add(target, warp.load(pixels, index, index < n), total, index < n)
+
+
 scatter_add = Puzzle(
     my_scatter_add,
     _sorted_lists,
@@ -144,6 +158,9 @@ scatter_add = Puzzle(
             entry_by_entry(write="store")
         ),
         "the last sum of each lane is never added to memory": walk_by(has_last=False),
+        "a sum is added when the pixel changes, but never what a lane holds at the end": walk_by(
+            has_last=False, stops_at_end=True
+        ),
         "the sum is not set to 0 when a new pixel begins": walk_by(restarts=False),
         "the first entry of the next pixel is added to the pixel before": walk_by(
             includes_new=True
@@ -151,8 +168,14 @@ scatter_add = Puzzle(
         "lanes are an even number of entries apart, so that several read from one bank": walk_by(
             lambda n: -(-n // 32) + -(-n // 32) % 2
         ),
-        "shares of exactly n / 32 entries, rounded up: where that is even, banks are shared": (
+        "a stretch has n / 32 entries, rounded up; where that is even, lanes meet in a bank": (
             walk_by(lambda n: -(-n // 32))
+        ),
+        "the whole list is walked along by one lane; it can be cut into 32 stretches": walk_by(
+            lambda n: n
+        ),
+        "the sum of a whole stretch is sent to one pixel; a stretch may have several": (
+            _one_pixel_a_lane
         ),
         "n / 32 was rounded down, and the last entries belong to no lane": walk_by(
             lambda n: n // 32

@@ -116,6 +116,17 @@ def _all_write(warp, total, target):
     warp.store(target, 0, total)
 
 
+def _join_in_each_round(warp, source, target, n):
+    total = torch.zeros(32)
+    for first in range(0, n, 32):
+        index = first + warp.lane
+        numbers = warp.load(source, index, index < n)
+        for distance in (16, 8, 4, 2, 1):
+            numbers = numbers + warp.shuffle_xor(numbers, distance)
+        total = total + numbers
+    warp.store(target, 0, total, warp.lane == 0)
+
+
 def _add_each_number(warp, source, target, n):
     for first in range(0, n, 32):
         index = first + warp.lane
@@ -131,6 +142,12 @@ sum_row = Puzzle(
         ),
         "the sums of the 32 lanes were added to memory one by one; five shuffles can join them": (
             sum_by(lambda warp, total, target: warp.atomic_add(target, 0, total))
+        ),
+        "the lanes are joined in each round; they can add up their own numbers first": (
+            _join_in_each_round
+        ),
+        "the distances are 1, 2, 3, 4, 5; each has to be twice the one before": sum_by(
+            by_shuffles((1, 2, 3, 4, 5))
         ),
         "one lane was asked after the other, 31 times; each shuffle can double what is summed": (
             sum_by(_one_by_one)
@@ -262,6 +279,17 @@ def _through_memory(warp, source, target, n_terms):
         warp.atomic_add(target, warp.lane // 8 * n_terms + t, term)
 
 
+def _terms_through_shared_memory(warp, source, target, n_terms):
+    tile = warp.shared(33 * n_terms)
+    for t in range(n_terms):
+        warp.store(tile, 33 * t + warp.lane, warp.load(source, 32 * t + warp.lane))
+    group, t = warp.lane // 8, warp.lane % 8
+    total = torch.zeros(32)
+    for lane in range(8):
+        total = total + warp.load(tile, 33 * t + 8 * group + lane, t < n_terms)
+    warp.store(target, group * n_terms + t, total, t < n_terms)
+
+
 sum_terms = Puzzle(
     my_sum_terms,
     _terms,
@@ -277,6 +305,9 @@ sum_terms = Puzzle(
         ),
         "the terms of all lanes were added in memory; shuffles can join them before": (
             _through_memory
+        ),
+        "the terms went through shared memory; to exchange halves by shuffles takes less": (
+            _terms_through_shared_memory
         ),
         "all 32 lanes were summed; a group has 8": every_term((16, 8, 4, 2, 1)),
         "a shuffle is missing: the two halves of a group were not joined": every_term((2, 1)),

@@ -23,15 +23,15 @@ def my_conv_flops(shape, out_channels, kernel, stride):
     return 2 * multiply_adds
 
 
-def my_attention_flops(n_images, n_tokens, n_queries, n_heads, n_levels, n_points, channels):
+def my_attention_flops(n_images, n_tokens, n_queries, n_heads, n_levels, n_points, head_channels):
     """(N, S, Lq, M, L, P, D) -> [FLOPs of the four layers, FLOPs of sampling, bytes of sampling]"""
-    c = n_heads * channels
+    c = n_heads * head_channels
     tokens, queries = n_images * n_tokens, n_images * n_queries
     points = queries * n_heads * n_levels * n_points
     values = 2 * tokens * c * c
     offsets, weights = 2 * c * 2 * points, 2 * c * points
     output = 2 * queries * c * c
-    sampling = 2 * 4 * points * channels
+    sampling = 2 * 4 * points * head_channels
     numbers = tokens * c + 3 * points + queries * c  # values, locations and weights, results
     return [values + offsets + weights + output, sampling, 4 * numbers]
 
@@ -238,6 +238,31 @@ attention_flops = Exercise(
         ),
         "a head samples its own D channels, not all C": work_with(
             lambda n, s, lq, m, l, p, d: {"sampling": 8 * n * lq * m * l * p * m * d}
+        ),
+        "a token has the channels of all heads, C = M * D, and not D": work_with(
+            lambda n, s, lq, m, l, p, d: {
+                "values": 2 * n * s * d * d,
+                "offsets": 4 * d * n * lq * m * l * p,
+                "weights": 2 * d * n * lq * m * l * p,
+                "output": 2 * n * lq * d * d,
+                "numbers": n * (s + lq) * d + 3 * n * lq * m * l * p,
+            }
+        ),
+        "the last argument was taken for C; it is D, the channels of one head": work_with(
+            lambda n, s, lq, m, l, p, d: {
+                "values": 2 * n * s * d * d,
+                "offsets": 4 * d * n * lq * m * l * p,
+                "weights": 2 * d * n * lq * m * l * p,
+                "output": 2 * n * lq * d * d,
+                "sampling": 8 * n * lq * m * l * p * (d // m),
+                "numbers": n * (s + lq) * d + 3 * n * lq * m * l * p,
+            }
+        ),
+        "the attention weights are missing, both from the layers and from the bytes": work_with(
+            lambda n, s, lq, m, l, p, d: {
+                "weights": 0,
+                "numbers": n * (s + lq) * m * d + 2 * n * lq * m * l * p,
+            }
         ),
         "these are numbers, not bytes: one in fp32 has 4 bytes": lambda *sizes: [
             *work(*sizes)[:2],

@@ -9,7 +9,7 @@ from ddetr_edu.course.exercise import Cases, Exercise
 
 
 def my_round_bits(x, bits):
-    """(numbers (n,), bits) -> (n,), the nearest numbers that have so many significant bits"""
+    """(numbers (n,), bits) -> (n,), the nearest numbers with that many significant bits"""
     _, exponent = torch.frexp(x)  # 2 ** exponent is the first power of 2 above the absolute value
     step = 2.0 ** (exponent - bits)  # the distance of neighbouring numbers
     return (x / step).round() * step
@@ -57,7 +57,7 @@ def _numbers() -> Cases:
         "ties go to the even one": ([1.25, 1.75, 0.875], 2),
         "small and negative numbers": ([0.28125, -0.40625, 0.109375, -0.34375, 0.0], 2),
         "larger numbers": ([17.0, 13.0], 1),
-        "zero, and numbers that have so few bits already": ([0.0, 1.0, -2.0, 0.75, 96.0, -0.5], 3),
+        "zero, and numbers with that few bits already": ([0.0, 1.0, -2.0, 0.75, 96.0, -0.5], 3),
         "as many as bf16 has": (
             (200 * torch.rand(11, generator=random, dtype=torch.float64) - 100).tolist(),
             8,
@@ -78,7 +78,7 @@ round_bits = Exercise(
         "bits were cut off; the nearest number may lie above": rounded_by(_step, torch.trunc),
         "all were rounded down; the nearest number may lie above": rounded_by(_step, torch.floor),
         "all were rounded up; the nearest number may lie below": rounded_by(_step, torch.ceil),
-        "these have so many bits behind the point; significant bits begin at the first 1": (
+        "these have that many bits after the point; significant bits begin at the first 1": (
             rounded_by(lambda x, bits: torch.tensor(2.0**-bits))
         ),
         "there is one bit too few; the first 1 is a significant bit, too": rounded_by(
@@ -92,6 +92,9 @@ round_bits = Exercise(
         "halves were rounded away from zero; between two neighbours, take the even multiple": (
             rounded_by(_step, _away_from_zero)
         ),
+        "halves were rounded up; between two neighbours, take the even multiple": rounded_by(
+            _step, lambda multiples: (multiples + 0.5).floor()
+        ),
         "a logarithm was taken of negative numbers, or of zero, which have none": rounded_by(
             lambda x, bits: 2.0 ** (torch.log2(x).floor() + 1 - bits)
         ),
@@ -100,6 +103,9 @@ round_bits = Exercise(
         ),
         "the exponent was rounded towards zero; below 1 it is negative: round it down": rounded_by(
             lambda x, bits: 2.0 ** (torch.log2(x.abs().clamp(min=1e-30)).trunc() + 1 - bits)
+        ),
+        "the exponent was rounded to the nearest whole number: round it down": rounded_by(
+            lambda x, bits: 2.0 ** (torch.log2(x.abs().clamp(min=1e-30)).round() + 1 - bits)
         ),
         "the sign was lost": lambda x, bits: my_round_bits(x, bits).abs(),
         "these are multiples of the step, not numbers: multiply by it again": lambda x, bits: (

@@ -70,6 +70,9 @@ variant = Exercise(
         "levels is the number of channels; `level_embed` is (L, C)": variant_by(
             lambda shapes, levels, *rest: (shapes["transformer.level_embed"][1], *rest)
         ),
+        "levels counts every entry of `input_proj`, and each level has four of them": variant_by(
+            lambda shapes, levels, *rest: (4 * levels, *rest)
+        ),
         "levels leaves out those made by strided convolutions; they are levels, too": variant_by(
             lambda shapes, levels, *rest: (min(levels, 3), *rest)
         ),
@@ -118,6 +121,9 @@ variant = Exercise(
                     0 if kind == 1 else kind,
                 )
             )
+        ),
+        "kind is always 0; `in` finds only whole names, with `.weight` or `.bias`": variant_by(
+            lambda shapes, levels, classes, queries, kind: (levels, classes, queries, 0)
         ),
         "kind is only whether there are two stages; refinement is 1, and two stages are 2": (
             variant_by(

@@ -187,6 +187,11 @@ def _first_level_only(value, shapes, locations, weights):
     return torch.cat(padded, dim=1), shapes, locations, weights
 
 
+def _interleaved(value, shapes, locations, weights):
+    heads = my_discrete_attention(value, shapes, locations, weights).unflatten(2, value.shape[2:])
+    return heads.transpose(2, 3).flatten(2)
+
+
 discrete_attention = Exercise(
     my_discrete_attention,
     _arguments,
@@ -238,6 +243,9 @@ discrete_attention = Exercise(
                 locations,
                 weights,
             )
+        ),
+        "the heads are interleaved; all D channels of head 0 come first, then those of head 1": (
+            _interleaved
         ),
         "all images read the tokens of image 0": sampled_by(
             lambda value, shapes, locations, weights: (
