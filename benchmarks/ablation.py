@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict] = {
     "one stage, no box refinement": dict(preset="tiny_no_refinement"),
     "fp32 instead of bf16": dict(precision="fp32"),
     "5 denoising groups": dict(denoising=5),
+    "varifocal loss": dict(class_loss="varifocal"),
+    "varifocal loss, 5 denoising groups": dict(class_loss="varifocal", denoising=5),
     "grid_sample instead of the C++ kernel": {},
     "batch size 4": dict(batch_size=4),
     "batch size 16": dict(batch_size=16),
