@@ -31,7 +31,7 @@ API = {
     "Models": ("models.config", "models.deformable_detr", "models.backbone", "models.encoder")
     + ("models.queries", "models.decoder", "models.heads", "models.position", "models.detr")
     + ("models.capture",),
-    "Losses": ("losses.matcher", "losses.criterion", "losses.denoising"),
+    "Losses": ("losses.matcher", "losses.criterion", "losses.varifocal", "losses.denoising"),
     "Detector": ("detector",),
     "Data": ("data.coco", "data.shapes", "data.scenes"),
     "Evaluation": ("evaluation.coco_metrics", "evaluation.errors"),
