@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 HOLDS, CONDITION, WRONG = "holds", "condition", "wrong"
 WORDS = (HOLDS, CONDITION, WRONG)  # "condition": it holds with a condition that it does not name
-WIDTH = 98  # of what is printed
+WIDTH = 76  # of what is printed
 
 
 class Verdict(NamedTuple):

@@ -75,8 +75,9 @@ def try_all_points_on_the_reference(attention: MSDeformAttn | None = None) -> Ve
     return decide(
         weight == 0 and far.max().item() == 0,
         f"The largest weight of the offset layer is {weight:g}, and yet its points are "
-        f"{far.min():g} to {far.max():g} pixels away from the reference point, the larger of x and "
-        f"y counted. From query to query they differ by {between:g}: the bias alone spreads them.",
+        f"{far.min():g} to {far.max():g} pixels away from the reference point (in x or in y, "
+        f"whichever is more). From query to query they differ by {between:g}: the bias alone "
+        "spreads them.",
     )
 
 
@@ -129,9 +130,8 @@ def try_floor_and_ceil(sample: Callable = bilinear_sample) -> Verdict:
     values = [sample(feature_map, *point).item() for point in inside]
     normalised = [read_at_floor_and_ceil(feature_map, *point) for point in inside]
     in_pixels = [read_at_floor_and_ceil(feature_map, *point) for point in inside * size - 0.5]
-    centre = torch.tensor(
-        [2.5 / 6, 1.5 / 4], dtype=torch.float64
-    )  # of the pixel in row 1, column 2
+    # the centre of the pixel in row 1, column 2
+    centre = torch.tensor([2.5 / 6, 1.5 / 4], dtype=torch.float64)
     there = sample(feature_map, *centre).item()
     ceiled = read_at_floor_and_ceil(feature_map, *(centre * size - 0.5).round())
     right = [
@@ -208,7 +208,7 @@ def try_reference_plus_offset(
     return decide(
         torch.allclose(step, offset),
         f"On a map of {height} x {width} (H x W), an offset of (1, 2) is a step of ({step[0]:.3g}, "
-        f"{step[1]:.3g}). Divided by (W, H) it would be ({divided[0]:.3g}, {divided[1]:.3g}).",
+        f"{step[1]:.3g}); (1, 2) divided by (W, H) is ({divided[0]:.3g}, {divided[1]:.3g}).",
         torch.allclose(step, divided),
     )
 

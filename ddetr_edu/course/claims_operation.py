@@ -141,9 +141,9 @@ def try_keys(attend: Callable = deformable_attention_output) -> Verdict:
     found, dense = bend(attend), bend(dense_attention_output)
     return decide(
         found > 1e-6,
-        "If keys are made from the tokens, twice the tokens do not give twice the output: with "
-        f"dense attention, they are off by {'more than 0.1' if dense > 0.1 else f'{dense:.1f}'}, "
-        f"and here by {'more than 0.1' if found > 0.1 else f'{found:.3f}'}.",
+        "If keys are made from the tokens, twice the tokens do not give twice the output. The "
+        f"difference is {'more than 0.1' if dense > 0.1 else f'{dense:.1f}'} with dense attention, "
+        f"and {'more than 0.1' if found > 0.1 else f'{found:.3f}'} with this one.",
     )
 
 

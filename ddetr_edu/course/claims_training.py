@@ -275,6 +275,7 @@ def try_without_nms(detector: Detector | None = None) -> Verdict:
     """
     scenes = held_out_scenes().first(N_SCENES)
     results = detect(detector or shipped_detector(), scenes, show_progress=False)
+    n_detections = sum(result["score"] >= THRESHOLD for result in results)
     duplicates, ap = [], []
     for each in (results, without_duplicates(results)):
         coco = score([dict(result) for result in each], scenes)
@@ -282,9 +283,9 @@ def try_without_nms(detector: Detector | None = None) -> Verdict:
         ap.append(summarize(coco)[0]["AP"])
     return decide(
         duplicates[0] == 0,
-        f"In {N_SCENES} scenes, {duplicates[0]} detections with a score of {THRESHOLD} or more are "
-        f"duplicates; NMS leaves {duplicates[1]} of them, and changes AP from {100 * ap[0]:.0f} to "
-        f"{100 * ap[1]:.0f} percent.",
+        f"In {N_SCENES} scenes, {duplicates[0]} of the {n_detections} detections with a score of "
+        f"{THRESHOLD} or more are duplicates; NMS leaves {duplicates[1]} of them, and changes AP "
+        f"from {100 * ap[0]:.0f} to {100 * ap[1]:.0f} percent.",
         ap[1] - ap[0] < SMALL_AP,
     )
 

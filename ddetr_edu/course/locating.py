@@ -48,16 +48,17 @@ def locate_by(rule: Callable) -> Locate:
     return locate
 
 
+def _by_the_library(reference, offset, shape):
+    reference, offset = torch.as_tensor(reference), torch.as_tensor(offset)
+    return add_offset(reference, offset.to(reference.dtype), shape)
+
+
 def _in_single_precision(x, y, dx, dy, h, w):
     return (x.float() * w + dx.float()) / w, (y.float() * h + dy.float()) / h
 
 
 RIGHT: dict[str, Locate] = {
-    "the library's": locate_by(
-        lambda x, y, dx, dy, h, w: add_offset(
-            torch.stack([x, y]), torch.stack([dx, dy]), (int(h), int(w))
-        )
-    ),
+    "the library's": _by_the_library,
     "right, counted in pixels": locate_by(
         lambda x, y, dx, dy, h, w: ((x * w - 0.5 + dx + 0.5) / w, (y * h - 0.5 + dy + 0.5) / h)
     ),

@@ -105,6 +105,15 @@ agrees = Exercise(
         "digits are cut off; 1246.69 is rounded to 1,247": agrees_by(_cut_off),
         "numbers are always rounded up": agrees_by(_rounded_up),
         "decimals are not compared; 27.0 states one": within(lambda number, decimals: 0.5),
+        "decimals are not counted: the number is rounded to a whole one": agrees_by(
+            lambda measured, decimals: round(measured)
+        ),
+        "all characters of a number without a point count as decimals; 1,247 states none": (
+            agrees_by(round, lambda stated: len(stated.split(".")[-1]))
+        ),
+        "decimals are counted in the float: 1,247 becomes 1247.0, and 0.70 becomes 0.7": (
+            agrees_by(round, lambda stated: len(str(float(stated)).partition(".")[2]))
+        ),
         "zeros at the end are not counted; 0.70 states two decimals": agrees_by(
             round, lambda stated: len(stated.partition(".")[2].rstrip("0"))
         ),

@@ -37,7 +37,8 @@ def _over_all_heads(scores: Tensor) -> Tensor:
 
 PECULIARITIES = {
     "nothing": Peculiarity(
-        "nothing: it is the attention of this course", "then every experiment finds what it should"
+        "nothing: it is the attention of this course",
+        "then no experiment would find anything, and one of those for the other words does",
     ),
     "keys": Peculiarity(
         "the scores also depend on the values that are read",
