@@ -25,7 +25,7 @@ def my_work(n, s, lq, m, l, p, d):
 def _reads() -> Cases:
     return {  # first, step, count
         "16 numbers side by side, from the start of a line": (0, 1, 16),
-        "a row of 32": (64, 1, 33),
+        "a row of 32 and the number after it": (64, 1, 33),
         "every other number": (48, 2, 15),
         "8 numbers across the end of a line": (12, 1, 8),
         "one channel of neighbouring tokens": (5, 256, 7),
@@ -118,7 +118,7 @@ def work_by(
     per_point: int = 3,
     queries_only: bool = False,
     channels_of: Callable = lambda m, d: d,
-    with_output: bool = True,
+    output_of: Callable = lambda m, d: m * d,
     points_of: Callable = lambda l, p: l * p,
 ) -> Callable:
     """The three counts by rules of one's own.
@@ -131,7 +131,7 @@ def work_by(
         per_point: Numbers of locations and weights for each point.
         queries_only: Whether value has as many tokens as there are queries.
         channels_of: A function (M, D) -> the numbers of a row.
-        with_output: Whether the output counts as one of the arrays.
+        output_of: A function (M, D) -> the numbers of the output for a query.
         points_of: A function (L, P) -> points of a query and head.
 
     Returns:
@@ -142,7 +142,7 @@ def work_by(
         points = n * lq * m * points_of(l, p)
         row = points * channels_of(m, d)
         tokens = lq if queries_only else s
-        numbers = n * tokens * m * d + per_point * points + with_output * n * lq * m * d
+        numbers = n * tokens * m * d + per_point * points + n * lq * output_of(m, d)
         return [per_read * multiplied * row, size * corners * row, size * numbers]
 
     return work
@@ -179,7 +179,10 @@ work = Exercise(
             work_by(per_point=2)
         ),
         "locations and weights are missing among the arrays": work_by(per_point=0),
-        "the output is missing among the arrays": work_by(with_output=False),
+        "the output is missing among the arrays": work_by(output_of=lambda m, d: 0),
+        "the output was given D numbers for each query; it has D for each of M heads": work_by(
+            output_of=lambda m, d: d
+        ),
         "value was taken to have Lq tokens; it has S": work_by(queries_only=True),
         "a corner's row was taken to have all M D channels; a head reads its own D": work_by(
             channels_of=lambda m, d: m * d
