@@ -4,14 +4,14 @@ Lesson 09 is about this module and the losses that follow it.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-ClassLoss = Literal["focal", "varifocal"]  # explained in criterion.py and varifocal.py
+from ddetr_edu.models.config import ClassLoss
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 MAX_PAIRS = 2**18  # of queries and objects whose costs `match` computes in one call for many images

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 LookForward = Literal["once", "twice", "always"]  # explained in decoder.py
 Precision = Literal["fp32", "bf16", "fp16"]  # of a forward pass; explained in autocast.py
+ClassLoss = Literal["focal", "varifocal"]  # explained in losses/criterion.py and varifocal.py
 
 
 @dataclass(frozen=True)

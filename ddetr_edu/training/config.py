@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from ddetr_edu.data.scenes import VAL_SEED_OFFSET
-from ddetr_edu.losses.matcher import ClassLoss
-from ddetr_edu.models.config import LookForward, Precision, ResizeConfig
+from ddetr_edu.models.config import ClassLoss, LookForward, Precision, ResizeConfig
 
 Schedule = Literal["cosine", "step"]
 Augmentation = Literal["light", "official", "strong"]
