@@ -14,7 +14,8 @@ def varifocal_loss(logits: Tensor, overlaps: Tensor, matched: Tensor) -> Tensor:
     The focal loss trains the score of a matched query towards 1, however badly its box fits; here
     it is trained towards the overlap, so that of two boxes the better one gets the higher score.
     Pairs that are not matched are weighted by their own score, as in the focal loss; matched ones
-    by their overlap.
+    by their overlap, so that a matched box beside its object teaches nothing about its class. (The
+    paper counts such a box as not matched.)
 
     Source: VarifocalNet (arXiv 2008.13367), equation 2, with the constants of its paper.
 
