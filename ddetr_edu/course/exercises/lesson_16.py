@@ -176,6 +176,18 @@ def work_with(change: Callable) -> Callable:
     return lambda *sizes: work(*sizes, **change(*sizes))
 
 
+def _of_d_channels(n: int, s: int, lq: int, m: int, l: int, p: int, d: int) -> dict[str, int]:
+    """The terms of `work` that change where a token has D channels in all, not C = M * D."""
+    points = n * lq * m * l * p
+    return {
+        "values": 2 * n * s * d * d,
+        "offsets": 4 * d * points,
+        "weights": 2 * d * points,
+        "output": 2 * n * lq * d * d,
+        "numbers": n * (s + lq) * d + 3 * points,
+    }
+
+
 def _attentions() -> Cases:
     return {
         "one of everything but channels": (1, 1, 1, 1, 1, 1, 2),
@@ -239,23 +251,11 @@ attention_flops = Exercise(
         "a head samples its own D channels, not all C": work_with(
             lambda n, s, lq, m, l, p, d: {"sampling": 8 * n * lq * m * l * p * m * d}
         ),
-        "a token has the channels of all heads, C = M * D, and not D": work_with(
-            lambda n, s, lq, m, l, p, d: {
-                "values": 2 * n * s * d * d,
-                "offsets": 4 * d * n * lq * m * l * p,
-                "weights": 2 * d * n * lq * m * l * p,
-                "output": 2 * n * lq * d * d,
-                "numbers": n * (s + lq) * d + 3 * n * lq * m * l * p,
-            }
-        ),
+        "a token has the channels of all heads, C = M * D, and not D": work_with(_of_d_channels),
         "the last argument was taken for C; it is D, the channels of one head": work_with(
             lambda n, s, lq, m, l, p, d: {
-                "values": 2 * n * s * d * d,
-                "offsets": 4 * d * n * lq * m * l * p,
-                "weights": 2 * d * n * lq * m * l * p,
-                "output": 2 * n * lq * d * d,
+                **_of_d_channels(n, s, lq, m, l, p, d),
                 "sampling": 8 * n * lq * m * l * p * (d // m),
-                "numbers": n * (s + lq) * d + 3 * n * lq * m * l * p,
             }
         ),
         "the attention weights are missing, both from the layers and from the bytes": work_with(
