@@ -19,8 +19,5 @@ class Construction(Exercise):
         try:
             numbers = read_results(result, self.results)
         except NotNumbers as error:
-            advice = ": is a `return` missing?" if result is None else ""
-            return Outcome(
-                None, f"your function returned {error}{advice}\n  expected: {self.signature}"
-            )
+            return Outcome(None, self._refuse(error), type(error))
         return Outcome(numbers, self.judge(*(given.values for given in numbers), *arguments))

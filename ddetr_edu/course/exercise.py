@@ -37,6 +37,7 @@ class Outcome(NamedTuple):
 
     numbers: list[Numbers] | None  # its results; None if it raised, or returned no numbers
     problem: str  # empty if it is right
+    error: type[Exception] | None = None  # of what it raised; NotNumbers if it returned no numbers
 
 
 @dataclass(frozen=True)
@@ -120,16 +121,17 @@ class Exercise:
         try:
             result = self._run(answer, given)
         except NotNumbers as error:
-            return Outcome(None, self._refuse(error))
+            return Outcome(None, self._refuse(error), type(error))
         except Exception as error:  # whatever it is, the learner should see it explained
             if is_untouched(answer, error):
                 return Outcome(None, UNTOUCHED)
-            return Outcome(None, describe_error(answer, error))
+            return Outcome(None, describe_error(answer, error), type(error))
         outcome = self._compare(result, arguments)
         if changed := changed_arguments(self.solution, arguments, given):
             names = " and ".join(f"`{name}`" for name in changed)
             advice = f"your function changed its argument {names} in place; work on a copy"
-            return Outcome(outcome.numbers, "\n  ".join(filter(None, [outcome.problem, advice])))
+            problems = filter(None, [outcome.problem, advice])
+            return outcome._replace(problem="\n  ".join(problems))
         return outcome
 
     def _compare(self, result: object, arguments: tuple) -> Outcome:
@@ -139,7 +141,7 @@ class Exercise:
         try:
             numbers = read_results(result, self.results)
         except NotNumbers as error:
-            return Outcome(None, self._refuse(error))
+            return Outcome(None, self._refuse(error), type(error))
         prefixes = [f"{name}: " for name in self.results] or [""]
         for prefix, right, given in zip(prefixes, expected, numbers, strict=True):
             if given.values.shape != right.shape:
@@ -182,20 +184,22 @@ class Exercise:
         return f'arguments = checks.{self.name}.cases()["{case}"]'
 
     def _mistakes_like(self, cases: Cases, outcomes: dict[str, Outcome]) -> list[str]:
-        """The first of the usual mistakes that gives the same results in all cases, if one does."""
+        """The first of the usual mistakes that does the same in all cases, if one does."""
         for description, mistake in self.mistakes.items():
-            if all(self._is_same(mistake, cases[case], outcomes[case].numbers) for case in cases):
+            if all(self._is_same(mistake, cases[case], outcomes[case]) for case in cases):
                 return [description]
         return []
 
-    def _is_same(self, mistake: Callable, arguments: tuple, numbers: list[Numbers] | None) -> bool:
-        """Whether a mistake leads to the results that an answer has in one case."""
+    def _is_same(self, mistake: Callable, arguments: tuple, outcome: Outcome) -> bool:
+        """Whether a mistake returns the numbers, or raises the error, of an answer in one case."""
         try:
             mistaken = read_results(self._run(mistake, copy.deepcopy(arguments)), self.results)
-        except Exception:
-            return numbers is None
-        if numbers is None:
-            return False
+        except Exception as error:
+            return type(error) is outcome.error
+        return outcome.numbers is not None and self._agree(mistaken, outcome.numbers)
+
+    def _agree(self, mistaken: list[Numbers], numbers: list[Numbers]) -> bool:
+        """Whether two functions returned the same, up to rounding."""
         eps = max(given.eps for given in numbers)
         allowed = tolerance([result.values for result in mistaken], eps, self.precision)
         pairs = zip(mistaken, numbers, strict=True)

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ddetr_edu.course.answers import read_results
+from ddetr_edu.course.answers import Numbers, read_results
 from ddetr_edu.course.check_result import CheckResult
 from ddetr_edu.course.exercise import Cases, Exercise, Outcome, same_numbers, tolerance
 from ddetr_edu.course.feedback import describe_difference, wrong_numbers
 from ddetr_edu.course.warp import Array, Score, Warp
-
-TOO_COSTLY = "all numbers are right, but this costs too much"
 
 
 @dataclass(frozen=True)
@@ -77,38 +75,28 @@ class Puzzle(Exercise):
             problem = describe_difference(expected, output.values, wrong)
         elif score.values.sum() > best.sum():
             problem = (
-                f"{TOO_COSTLY}\n"
+                "all numbers are right, but this costs too much\n"
                 f"  your score: {as_score(score.values)}\n  allowed:    {as_score(best)}"
             )
         return Outcome([output, score], problem)
 
     def _mistakes_like(self, cases: Cases, outcomes: dict[str, Outcome]) -> list[str]:
         """A mistake with the same numbers and score or, where numbers are wrong, any score."""
-        problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
-        only_costly = all(problem.startswith(TOO_COSTLY) for problem in problems)
-        for is_scored in (True,) if only_costly else (True, False):
-            for description, mistake in self.mistakes.items():
-                if all(
-                    self._does_same(mistake, cases[case], outcome, is_scored)
-                    for case, outcome in outcomes.items()
-                ):
-                    return [description]
-        return []
+        found = super()._mistakes_like(cases, outcomes)
+        unscored = {
+            case: outcome._replace(numbers=outcome.numbers and outcome.numbers[:1])
+            for case, outcome in outcomes.items()
+        }
+        is_right = all(self._is_same(self.solution, cases[case], unscored[case]) for case in cases)
+        return found if found or is_right else super()._mistakes_like(cases, unscored)
 
-    def _does_same(
-        self, mistake: Callable, arguments: tuple, outcome: Outcome, is_scored: bool
-    ) -> bool:
-        """Whether a mistake writes, or raises, what an answer does in one case."""
-        try:
-            output, score = self._run(mistake, copy.deepcopy(arguments))
-        except Exception as error:
-            return outcome.numbers is None and type(error).__name__ in outcome.problem
-        if outcome.numbers is None:
+    def _agree(self, mistaken: list[Numbers], numbers: list[Numbers]) -> bool:
+        """Whether two kernels wrote the same, up to rounding, at the same cost if it is given."""
+        output, written = mistaken[0].values, numbers[0].values
+        if not same_numbers(output, written, tolerance([output], numbers[0].eps, self.precision)):
             return False
-        written, paid = outcome.numbers
-        allowed = tolerance([output], written.eps, self.precision)
-        is_same = same_numbers(output, written.values, allowed)
-        return is_same and (not is_scored or torch.equal(paid.values, score.to(paid.values)))
+        costs = zip(mistaken[1:], numbers[1:], strict=False)
+        return all(torch.equal(one.values, other.values) for one, other in costs)
 
 
 def run_kernel(kernel: Callable, arguments: tuple) -> tuple[Tensor, Score]:

@@ -513,3 +513,13 @@ def test_the_solutions_agree_with_the_library():
     for logits, is_object, n in checks.focal_loss.cases().values():
         loss = sigmoid_focal_loss(logits, is_object.double(), 0.25, 2, reduction="sum") / n
         torch.testing.assert_close(loss, solutions.focal_loss(logits, is_object, n))
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_error_of_another_kind_is_no_usual_mistake(name):
+    def answer(*arguments):
+        return undefined_name  # noqa: F821
+
+    message = EXERCISES[name].check(answer).message
+    assert "undefined_name" in message
+    assert "it looks as if" not in message

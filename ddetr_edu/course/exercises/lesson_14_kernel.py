@@ -133,7 +133,7 @@ class KernelExercise(Exercise):
         try:
             result = self._run(answer, arguments)
         except StepError as error:
-            return Outcome(None, str(error))
+            return Outcome(None, str(error), type(error))
         return self._compare(result, arguments)
 
     def _describe_input(self, arguments: tuple) -> str:

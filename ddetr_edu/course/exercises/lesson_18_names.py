@@ -79,12 +79,12 @@ class RenamingExercise(Exercise):
             return Outcome(numbers, f"{n_expected} entries were expected, got {n_entries}")
         return Outcome(numbers, "")
 
-    def _is_same(self, mistake: Callable, arguments: tuple, numbers: list[Numbers] | None) -> bool:
+    def _is_same(self, mistake: Callable, arguments: tuple, outcome: Outcome) -> bool:
         """Whether a mistake leads to the names that an answer gave in one case."""
-        if numbers is None:
+        if outcome.numbers is None:
             return False
         mistaken = _as_numbers(*self._run(mistake, copy.deepcopy(arguments)))
-        return torch.equal(mistaken.values, numbers[0].values)
+        return torch.equal(mistaken.values, outcome.numbers[0].values)
 
 
 def _first(tensor: Tensor) -> float:
