@@ -1,11 +1,12 @@
 """Ablation of the `tiny_two_stage` recipe: the same training time with one setting changed.
 
-    uv run python benchmarks/ablation.py [--minutes 3] [--seeds 0 1 2]
+    uv run python benchmarks/ablation.py [--minutes 3] [--seeds 0 1 2] [--only VARIANT ...]
 
 Each variant is trained as `ddetr train` does it, on generated scenes, and evaluated on the same 200
 held-out scenes. A run that the JSON already holds for as many minutes is not repeated, so the
-program can be interrupted and started again at any time. Prints a table; writes
-benchmarks/results/ablation.json and ablation.png.
+program can be interrupted and started again at any time; where there are cores enough, several
+copies with different seeds or variants may run at once. Prints a table; writes
+benchmarks/results/ablation.json and ablation.png, or what --out names.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import statistics
 import tempfile
 from pathlib import Path
 from unittest import mock
+
+import torch
 
 from ddetr_edu.attention.benchmark import load_average, machine
 from ddetr_edu.models.config import PRESETS, TINY, ResizeConfig
@@ -58,13 +61,14 @@ PATCHES = {
 METRICS = ("AP", "AP50", "AP_S", "AP_M", "AP_L")
 
 
-def run(variant: str, minutes: float, seed: int) -> dict:
+def run(variant: str, minutes: float, seed: int, device: str) -> dict:
     """Train one variant from scratch.
 
     Args:
         variant: A key of VARIANTS.
         minutes: The training time.
         seed: The seed of the run.
+        device: "cpu" or "cuda".
 
     Returns:
         The arguments, the number of steps and the metrics, rounded.
@@ -82,7 +86,12 @@ def run(variant: str, minutes: float, seed: int) -> dict:
     ):
         settings = dict(preset="tiny_two_stage", precision="bf16") | VARIANTS[variant]
         config = TrainConfig(
-            **settings, minutes=minutes, seed=seed, out=Path(folder), eval_every=10**9, device="cpu"
+            **settings,
+            minutes=minutes,
+            seed=seed,
+            out=Path(folder),
+            eval_every=10**9,
+            device=device,
         )
         metrics = loop.train(config)
         last = json.loads((config.out / "metrics.jsonl").read_text().splitlines()[-1])
@@ -149,25 +158,45 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3, help="training time of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation"))
     arguments = parser.parse_args()
     out = arguments.out.with_suffix(".json")
-    results = {"machine": machine(), "minutes": arguments.minutes, "runs": []}
-    if out.exists():
-        earlier = json.loads(out.read_text())
-        if earlier["minutes"] == arguments.minutes:
-            results["runs"] = earlier["runs"]
+    setting = {"device": arguments.device, "minutes": arguments.minutes}
+    results = read_results(out, setting)
     done = {(run["variant"], run["seed"]) for run in results["runs"]}
     for seed in arguments.seeds:
         for variant in arguments.only:
             if (variant, seed) in done:
                 continue
             print(f"{variant}, seed {seed}", flush=True)
-            results["runs"].append(run(variant, arguments.minutes, seed))
+            row = run(variant, arguments.minutes, seed, arguments.device)
+            results = read_results(out, setting)  # again: another copy may have added its runs
+            results["runs"].append(row)
             results["machine"]["load_after"] = load_average()
             out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results["runs"]))
     plot(results, arguments.out.with_suffix(".png"))
+
+
+def read_results(file: Path, setting: dict) -> dict:
+    """The results so far.
+
+    Args:
+        file: A JSON file, which need not exist.
+        setting: The device and the minutes; the runs of other settings are dropped.
+
+    Returns:
+        The machine, the setting and the runs.
+    """
+    if file.exists():
+        earlier = json.loads(file.read_text())
+        if setting.items() <= earlier.items():
+            return earlier
+    about = machine()
+    if setting["device"] == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
+    return {"machine": about, **setting, "runs": []}
 
 
 if __name__ == "__main__":

@@ -2,29 +2,32 @@
 
     uv run python benchmarks/shapes.py --minutes 10 --seeds 0 1 2
 
-Trains as `ddetr train --preset PRESET --minutes M --precision bf16 --seed S` does, one seed after
-another, and evaluates on the 500 held-out test scenes, which were never used to choose anything. A
-seed that the results already hold, for the same preset and minutes, is not run again. Prints a
-table; writes benchmarks/results/shapes.json. With --ship, the model of the median seed is written
-to data/tiny-shapes/, together with its training log.
+Trains as `ddetr train --preset PRESET --minutes M --seed S FLAGS` does, one seed after another, and
+evaluates on the 500 held-out test scenes, which were never used to choose anything. A seed that the
+results already hold, for the same preset, minutes and flags, is not run again. Prints a table;
+writes benchmarks/results/shapes.json. With --ship, the model of the median seed is written to
+data/tiny-shapes/, together with its training log.
 """
 
 import argparse
 import json
+import shlex
 import shutil
 import statistics
+import zlib
 from pathlib import Path
 
 from ddetr_edu.attention.benchmark import machine
 from ddetr_edu.checkpoints.io import load, save
+from ddetr_edu.cli.main import parse
 from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.evaluation.coco_metrics import evaluate
-from ddetr_edu.training.config import TrainConfig
-from ddetr_edu.training.loop import train
+from ddetr_edu.processor import measure_use, read_times
 
 RESULTS = Path(__file__).parent / "results" / "shapes.json"
 SHIPPED = Path(__file__).parent.parent / "data" / "tiny-shapes"
 METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+FLAGS = "--precision bf16 --class-loss varifocal --denoising 5"
 
 
 def main() -> None:
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny_two_stage")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--flags", default=FLAGS, help=f'of ddetr train; "{FLAGS}" if left out')
     parser.add_argument("--out", type=Path, default=Path("runs/shapes"))
     parser.add_argument(
         "--ship", action="store_true", help="write the model of the median seed to data/tiny-shapes"
@@ -39,14 +43,17 @@ def main() -> None:
     options = parser.parse_args()
 
     rows = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    setting = {"preset": options.preset, "minutes": options.minutes, "flags": options.flags}
     for seed in options.seeds:
-        key = {"preset": options.preset, "minutes": options.minutes, "seed": seed}
+        key = {**setting, "seed": seed}
         if not any(key.items() <= row.items() for row in rows):
-            rows.append({**key, **run(options.preset, options.minutes, seed, options.out)})
-            RESULTS.write_text(json.dumps({"machine": machine(), "runs": rows}, indent=1) + "\n")
+            rows.append(key | run(**key, folder=folder_of(options.out, key)))
+            RESULTS.write_text(json.dumps({"runs": rows}, indent=1) + "\n")
 
-    runs = [r for r in rows if (r["preset"], r["minutes"]) == (options.preset, options.minutes)]
-    print(f"{options.preset}, {options.minutes:g} minutes, 500 held-out test scenes")
+    runs = [row for row in rows if setting.items() <= row.items()]
+    print(
+        f"{options.preset}, {options.minutes:g} minutes, {options.flags}, 500 held-out test scenes"
+    )
     print("seed      steps  " + "  ".join(f"{name:>5}" for name in METRICS))
     for row in runs:
         numbers = "  ".join(f"{100 * row[name]:5.1f}" for name in METRICS)
@@ -55,39 +62,39 @@ def main() -> None:
     print(f"{'median':<15}  " + "  ".join(f"{100 * medians[name]:5.1f}" for name in METRICS))
     if options.ship:
         median = min(runs, key=lambda row: abs(row["AP"] - medians["AP"]))
-        ship(folder_of(options.out, options.preset, median["seed"]), median)
+        ship(folder_of(options.out, {**setting, "seed": median["seed"]}), median)
 
 
-def folder_of(out: Path, preset: str, seed: int) -> Path:
-    return out / f"{preset}-{seed}"
+def folder_of(out: Path, key: dict) -> Path:
+    """Where a run writes to; runs of other minutes or flags stay as they are."""
+    code = zlib.crc32(f"{key['minutes']:g} {key['flags']}".encode())
+    return out / f"{key['preset']}-{code:08x}-{key['seed']}"
 
 
-def run(preset: str, minutes: float, seed: int, out: Path) -> dict:
+def run(preset: str, minutes: float, flags: str, seed: int, folder: Path) -> dict:
     """Train one seed.
 
     Args:
         preset: The model.
         minutes: The training time.
+        flags: Further words of `ddetr train`.
         seed: The seed of the run.
-        out: Where the run's folder goes.
+        folder: Where the run writes to.
 
     Returns:
-        The number of steps, and COCO's metrics on the held-out test scenes.
+        The number of steps, COCO's metrics on the held-out test scenes, and the machine, with how
+        many of its cores other programs used during the training.
     """
-    folder = folder_of(out, preset, seed)
-    train(
-        TrainConfig(
-            preset=preset,
-            minutes=minutes,
-            seed=seed,
-            precision="bf16",
-            eval_every=10**6,
-            out=folder,
-        )
-    )
+    words = ["--preset", preset, "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    words += [*shlex.split(flags), "--eval-every", "1000000", "--out", str(folder)]
+    about, start = machine(), read_times()
+    parse("ddetr", ["train", *words])()
+    use = measure_use(start)
+    about["cores_used_by_others"] = None if use is None else round(use.others, 2)
     metrics, _ = evaluate(load(folder / "checkpoint.pt"), held_out_scenes("test"), 8, workers=1)
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {"steps": log[-1]["step"], **{name: round(metrics[name], 4) for name in METRICS}}
+    rounded = {name: round(metrics[name], 4) for name in METRICS}
+    return {"steps": log[-1]["step"], **rounded, "machine": about}
 
 
 def ship(folder: Path, row: dict) -> None:

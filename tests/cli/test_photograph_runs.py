@@ -28,6 +28,13 @@ def results_page(monkeypatch):
 
 
 @pytest.fixture
+def other_results(results_page, monkeypatch, tmp_path):
+    """A folder that stands for benchmarks/results/."""
+    monkeypatch.setattr(importlib.import_module("results_tables"), "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def few_images(tmp_path):
     """Three images of data/shapes-mini for training and two to validate."""
     folder = tmp_path / "few"
@@ -121,7 +128,7 @@ def test_a_data_set_of_some_categories_keeps_all_images(program, few_images, tmp
 
 def test_the_page_shows_medians_over_the_seeds(results_page):
     rows = [row(0, 0.3), row(1, 0.5), row(2, 0.6), row(0, 0.1, weights=None)]
-    heading, table, about, commands = results_page.photographs(rows)
+    heading, table, about, commands = results_page.results_training.photographs(rows)
     assert heading == "### cells, all categories"
     lines = table.splitlines()
     assert lines[2].startswith("| 1: `lite`, pretrained backbone | 15 | 3 | 200 | 50.0 | 50.0 |  |")
@@ -129,23 +136,26 @@ def test_the_page_shows_medians_over_the_seeds(results_page):
     assert lines[3].startswith("| 2: `lite`, from scratch | 15 | 1 | 100 | 10.0 |")
     assert about.startswith("Medians over the seeds; a row of one seed is a screening. 20 images")
     assert "--preset lite --backbone-weights seen.safetensors --minutes 15" in commands
-    assert results_page.photographs(rows[:1])[2].startswith("Screening, one seed. ")
-    assert results_page.photographs(rows[:3])[2].startswith("Medians over the seeds. ")
+    assert results_page.results_training.photographs(rows[:1])[2].startswith(
+        "Screening, one seed. "
+    )
+    assert results_page.results_training.photographs(rows[:3])[2].startswith(
+        "Medians over the seeds. "
+    )
 
 
-def test_the_page_does_without_results_that_are_not_there(results_page, monkeypatch, tmp_path):
-    monkeypatch.setattr(results_page, "RESULTS", tmp_path)
-    assert results_page.own_images() == ""
+def test_the_page_does_without_results_that_are_not_there(results_page, other_results):
+    assert results_page.results_training.own_images() == ""
+    assert results_page.results_speed.other_models() == ""
     images = {"cells-all-categories": {"file": "found.png", "run": "a run", "credit": "MIT"}}
     results = {"runs": [row(0, 0.3)], "images": images}
-    (tmp_path / "own_images.json").write_text(json.dumps(results))
-    page = results_page.own_images()
+    (other_results / "own_images.json").write_text(json.dumps(results))
+    page = results_page.results_training.own_images()
     assert "(../benchmarks/results/found.png)" in page and page.endswith("Images: MIT.")
     assert "own_images-cells-all-categories.png" not in page  # no such file
 
 
-def test_the_page_shows_inference_once_it_has_cases(results_page, monkeypatch, tmp_path):
-    monkeypatch.setattr(results_page, "RESULTS", tmp_path)
+def test_the_page_shows_inference(results_page, other_results):
     side = {"time_of_ours": 0.5, "difference": 1e-6, "peak_megabytes": 800}
     results = {
         "machine": row(0, 0.3)["machine"],
@@ -153,10 +163,19 @@ def test_the_page_shows_inference_once_it_has_cases(results_page, monkeypatch, t
         "onnxruntime": "1",
         "cases": {"lite": {"size": [320, 416], "sides": {"a side": {"seconds": [0.2], **side}}}},
     }
-    (tmp_path / "inference.json").write_text(json.dumps(results))
-    page = results_page.inference()
+    (other_results / "inference.json").write_text(json.dumps(results))
+    page = results_page.results_speed.inference()
     assert "`lite`, 320 x 416 px:" in page
     assert "| a side | 200 | 200 to 200 | 0.50x | 1e-06 | 800 |" in page
-    del results["cases"]
-    (tmp_path / "inference.json").write_text(json.dumps(results))
-    assert results_page.inference() == ""
+
+
+def test_the_page_shows_other_peoples_models(results_page, other_results):
+    model = {"size": [640, 640], "seconds": {"theirs": [2, 4], "ours": [1, 2]}, "ratio": 2.0}
+    results = {
+        "machine": row(0, 0.3)["machine"],
+        "transformers": "5",
+        "models": {"RT-DETR": {**model, "largest_difference": 2e-6}},
+    }
+    (other_results / "other_models.json").write_text(json.dumps(results))
+    page = results_page.results_speed.other_models()
+    assert "| RT-DETR | 640 x 640 | 3.00 | 1.50 | **2.00x** | 2e-06 |" in page
