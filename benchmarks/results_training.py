@@ -109,9 +109,11 @@ def own_images() -> str:
 
 Each run is `ddetr train` on the training images of a folder in COCO's layout, evaluated on the
 validation images after the last step; a test split, where there is one, was not used. "AP train" is
-measured on the training images themselves: where it is far above AP, the model has learned those
+measured on the training images themselves. Where it is far above AP, the model has learned those
 images rather than what such objects look like, and needs more of them, or a backbone that has been
-trained on others. `python benchmarks/own_images.py FOLDER`"""
+trained on others. Where both are low, the training was too short for what these images show; a
+detector that has been trained on similar ones, given to `--start-from`, is nearer to the goal.
+`python benchmarks/own_images.py FOLDER`"""
     ]
     for subject, rows in by_subject.items():
         parts += photographs(rows)

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -13,6 +14,8 @@ from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.optim import BACKBONE, group_of
 from ddetr_edu.training.trainer import Trainer
+
+FEW_OBJECTS = 12  # in a step, on average
 
 
 def log0(text: str) -> None:
@@ -35,7 +38,8 @@ def describe_data(name: str, training_set, validation_set, sampler: InfiniteBatc
         sampler: Of the training set.
 
     Returns:
-        Two lines, such as "data     data/shapes-mini: 80 training images, 20 validation images".
+        Two lines, such as "data     data/shapes-mini: 80 training images, 20 validation images",
+        and a third one if there are few objects in a step.
     """
     if sampler.generated:
         training = "newly generated training images"
@@ -46,10 +50,38 @@ def describe_data(name: str, training_set, validation_set, sampler: InfiniteBatc
     else:
         validation = f"{len(validation_set)} validation images"
     names = list(training_set.categories.values())
-    return (
-        f"data     {name}: {training}, {validation}\n"
-        f"classes  {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-    )
+    lines = [
+        f"data     {name}: {training}, {validation}",
+        f"classes  {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
+    ]
+    if not sampler.generated and validation_set is not training_set:
+        lines += describe_few_objects(training_set.object_counts(), sampler.images_per_step)
+    return "\n".join(lines)
+
+
+def describe_few_objects(counts: np.ndarray, images_per_step: int) -> list[str]:
+    """Advice for a data set of which a step sees only a few objects.
+
+    Losses are averages over the objects of a step, and clipping (at 0.1) makes nearly all gradients
+    equally long. So a step that happens to see one object, or none, changes the parameters as much
+    as one that sees many, and far less reliably.
+
+    Args:
+        counts: The number of objects in each training image, (images,).
+        images_per_step: The number of images in a step.
+
+    Returns:
+        One line, or none if a step has objects enough or there are no more images.
+    """
+    per_step = images_per_step * counts.mean()
+    if per_step >= FEW_OBJECTS or 2 * images_per_step > len(counts):
+        return []
+    without = np.count_nonzero(counts == 0)
+    none = f", and {without} of the images have none" if without else ""
+    return [
+        f"objects  {counts.mean():.2g} in an image, {per_step:.2g} in a step{none}: with so few, a "
+        "larger --batch-size may learn faster"
+    ]
 
 
 def describe_model(name: str, detector: Detector) -> str:
