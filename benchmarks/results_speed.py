@@ -157,7 +157,9 @@ def other_models() -> str:
 
 Models of transformers {results["transformers"]} with random parameters, in fp32, on one image,
 with our operation and with their own in turns. The difference is that of any answer, as a share of
-the largest. {machine_and_date(results)}. `python benchmarks/other_models.py`"""
+the largest. In Mask2Former a query attends where its mask was positive in the layer before: where
+that is almost 0, rounding decides. {machine_and_date(results)}.
+`python benchmarks/other_models.py`"""
 
 
 def resume() -> str:
