@@ -38,9 +38,10 @@ def ablation() -> str:
 {table(["", "seeds", "steps", *COLUMNS.values(), "difference"], cells)}
 
 {protocol(seeds.values())}: {results["minutes"]:g} minutes of training for each variant, evaluated
-on 200 held-out scenes. Each row is the full recipe with one setting changed. After so short a time
-a variant that learns slowly at first looks worse than it ends; compare with the table above. Two
-seeds of the same recipe can be several points apart.
+on 200 held-out scenes. Each row is the full recipe with one setting changed; that recipe is
+`tiny_two_stage` in bf16 with the focal loss and no denoising queries, which the next table is
+about. After so short a time a variant that learns slowly at first looks worse than it ends; compare
+with the table above. Two seeds of the same recipe can be several points apart.
 {machine_and_date(results)}. `python benchmarks/ablation.py`
 
 ![AP of each variant](../benchmarks/results/ablation.png)"""
@@ -111,8 +112,9 @@ Each run is `ddetr train` on the training images of a folder in COCO's layout, e
 validation images after the last step; a test split, where there is one, was not used. "AP train" is
 measured on the training images themselves. Where it is far above AP, the model has learned those
 images rather than what such objects look like, and needs more of them, or a backbone that has been
-trained on others. Where both are low, the training was too short for what these images show; a
-detector that has been trained on similar ones, given to `--start-from`, is nearer to the goal.
+trained on others. Where both are low, the training was too short for what these images show, or a
+step saw too few objects, of which `ddetr train` warns; a detector that has been trained on similar
+images, given to `--start-from`, is nearer to the goal.
 `python benchmarks/own_images.py FOLDER`"""
     ]
     for subject, rows in by_subject.items():
