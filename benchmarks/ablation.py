@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 
 from ddetr_edu.attention.benchmark import load_average, machine
+from ddetr_edu.files import atomic_write
 from ddetr_edu.models.config import PRESETS, TINY, ResizeConfig
 from ddetr_edu.training import loop
 from ddetr_edu.training.config import OptimConfig, TrainConfig
@@ -174,7 +175,7 @@ def main() -> None:
             results = read_results(out, setting)  # again: another copy may have added its runs
             results["runs"].append(row)
             results["machine"]["load_after"] = load_average()
-            out.write_text(json.dumps(results, indent=1) + "\n")
+            atomic_write(out, (json.dumps(results, indent=1) + "\n").encode())
     print(table(results["runs"]))
     plot(results, arguments.out.with_suffix(".png"))
 

@@ -27,11 +27,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from measured_training import train_measured
 from own_images_figures import plot_found, plot_learning
 from own_images_runs import EVERYTHING, Run, grouped, median_row, run_of, table
 
 from ddetr_edu.analysis.gallery import save_small
-from ddetr_edu.attention.benchmark import machine
 from ddetr_edu.checkpoints.io import load
 from ddetr_edu.cli.main import parse
 from ddetr_edu.data.annotations import find_annotations
@@ -39,7 +39,6 @@ from ddetr_edu.data.coco import CocoDetection
 from ddetr_edu.evaluation.coco_metrics import AP_METRICS, detect, score, summarize
 from ddetr_edu.evaluation.errors import ErrorRecord, classify_errors, count_errors
 from ddetr_edu.files import atomic_write
-from ddetr_edu.processor import measure_use, read_times
 from ddetr_edu.training.prepare import build_detector
 
 RESULTS = Path(__file__).parent / "results" / "own_images.json"
@@ -217,16 +216,13 @@ def main(arguments: list[str] | None = None) -> None:
     failed = []
     for run, words, train in left:
         print(f"\n{run}\nddetr {shlex.join(words)}", flush=True)
-        about, start = machine(), read_times()
         try:
-            train()
-            use = measure_use(start)
+            about = train_measured(train)
             found = finish(run, images, run.folder(out), options.threshold)
         except ValueError as error:  # such as a loss that is not finite: the others go on
             print(f"{run}: {error}", file=sys.stderr, flush=True)
             failed.append(run)
             continue
-        about["cores_used_by_others"] = None if use is None else round(use.others, 2)
         results = read_results()  # again: what was written meanwhile must not be lost
         results["runs"].append({**asdict(run), **found, "machine": about})
         write_results(results)

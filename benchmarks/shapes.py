@@ -17,12 +17,12 @@ import statistics
 import zlib
 from pathlib import Path
 
-from ddetr_edu.attention.benchmark import machine
+from measured_training import train_measured
+
 from ddetr_edu.checkpoints.io import load, save
 from ddetr_edu.cli.main import parse
 from ddetr_edu.data.shapes import held_out_scenes
 from ddetr_edu.evaluation.coco_metrics import evaluate
-from ddetr_edu.processor import measure_use, read_times
 
 RESULTS = Path(__file__).parent / "results" / "shapes.json"
 SHIPPED = Path(__file__).parent.parent / "data" / "tiny-shapes"
@@ -87,10 +87,7 @@ def run(preset: str, minutes: float, flags: str, seed: int, folder: Path) -> dic
     """
     words = ["--preset", preset, "--minutes", f"{minutes:g}", "--seed", str(seed)]
     words += [*shlex.split(flags), "--eval-every", "1000000", "--out", str(folder)]
-    about, start = machine(), read_times()
-    parse("ddetr", ["train", *words])()
-    use = measure_use(start)
-    about["cores_used_by_others"] = None if use is None else round(use.others, 2)
+    about = train_measured(parse("ddetr", ["train", *words]))
     metrics, _ = evaluate(load(folder / "checkpoint.pt"), held_out_scenes("test"), 8, workers=1)
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rounded = {name: round(metrics[name], 4) for name in METRICS}
