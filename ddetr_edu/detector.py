@@ -11,7 +11,7 @@ from torchvision.ops import box_convert
 from ddetr_edu.losses.criterion import detection_losses
 from ddetr_edu.losses.denoising import Denoising, denoising_losses
 from ddetr_edu.losses.matcher import LossWeights
-from ddetr_edu.models.autocast import autocast, check_parameters, check_precision
+from ddetr_edu.models.autocast import autocast, check_parameters, choose_precision
 from ddetr_edu.models.backbone import normalization
 from ddetr_edu.models.config import Precision, ResizeConfig
 from ddetr_edu.models.deformable_detr import DeformableDETR, Predictions
@@ -76,7 +76,7 @@ class Detector(nn.Module):
         self.denoising = denoising
         self.labels = list(self.categories)  # class output -> label
         self.only_for_inference = False  # True of a copy by `for_inference`
-        self.precision: Precision = "fp32"  # in evaluation
+        self.precision = "fp32"  # in evaluation
 
     def forward(
         self,
@@ -144,7 +144,7 @@ class Detector(nn.Module):
         Args:
             precision: "bf16" or "fp16" for features of 16 bits. Boxes are computed in fp32 all the
                 same, so that detections differ slightly. bf16 is faster on GPUs, and on processors
-                that have instructions for it.
+                that have instructions for it; "auto" is bf16 there and fp32 elsewhere.
 
         Returns:
             The copy, in evaluation mode. Training or saving it raises a ValueError: its batch norms
@@ -153,9 +153,9 @@ class Detector(nn.Module):
         Raises:
             ValueError: For another precision, or one that the detector's device lacks.
         """
-        check_precision(precision, next(self.model.parameters()).device)
+        chosen = choose_precision(precision, next(self.model.parameters()).device)
         faster = copy.deepcopy(self)
-        faster.precision = precision
+        faster.precision = chosen
         if self.only_for_inference:
             return faster
         faster.eval().requires_grad_(False)

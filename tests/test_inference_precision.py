@@ -11,8 +11,9 @@ from ddetr_edu.cli.main import main
 from ddetr_edu.data.shapes import held_out_scenes, write_shapes_set
 from ddetr_edu.detector import Detector
 from ddetr_edu.evaluation.coco_metrics import evaluate
-from ddetr_edu.models.autocast import autocast, check_precision
+from ddetr_edu.models.autocast import autocast, choose_precision, describe_slow_precision, is_fast
 from ddetr_edu.training.config import OptimConfig
+from ddetr_edu.training.logging import describe_device
 from ddetr_edu.training.trainer import Trainer
 
 MODEL = Path(__file__).parents[1] / "data" / "tiny-shapes" / "model.safetensors"
@@ -87,20 +88,58 @@ def test_an_unknown_precision_is_refused(build, precision):
 
 
 def test_a_device_that_lacks_it_is_named(monkeypatch):
-    check_precision("fp32", torch.device("meta"))
+    choose_precision("fp32", torch.device("meta"))
     with pytest.raises(ValueError, match='"bf16" is not possible on the device "meta".* fp32'):
-        check_precision("bf16", torch.device("meta"))
+        choose_precision("bf16", torch.device("meta"))
     gpu, native = torch.device("cuda:0"), []
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native
     )
     with pytest.raises(ValueError, match='"bf16" .* cuda:0, a Tesla T4, which .* fp16 or fp32'):
-        check_precision("bf16", gpu)
-    check_precision("fp16", gpu)
+        choose_precision("bf16", gpu)
+    assert choose_precision("fp16", gpu) == "fp16" and choose_precision("auto", gpu) == "fp32"
     native.append("an A100")
-    check_precision("bf16", gpu)
+    assert choose_precision("bf16", gpu) == choose_precision("auto", gpu) == "bf16"
+
+
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_a_cpu_is_fast_with_instructions_and_the_library_that_uses_them(monkeypatch, name):
+    capabilities = {"avx2": True, "avx512_bf16": False, name: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert is_fast("bf16", CPU) and not is_fast("fp16", CPU)
+    assert choose_precision("auto", CPU) == "bf16"
+    assert describe_slow_precision("bf16", CPU) is None
+    assert "no instructions for fp16" in describe_slow_precision("fp16", CPU)
+    capabilities[name] = False
+    assert choose_precision("auto", CPU) == "fp32"
+    assert "no instructions for bf16" in describe_slow_precision("bf16", CPU)
+    assert describe_slow_precision("fp32", CPU) is None
+    capabilities[name] = True
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose_precision("auto", CPU) == "fp32"
+    monkeypatch.undo()
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch 2.6
+    assert choose_precision("auto", CPU) == "fp32"
+    assert choose_precision("auto", torch.device("meta")) == "fp32"
+
+
+def test_auto_is_settled_when_training_or_inference_begin(build, monkeypatch):
+    for fast, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("ddetr_edu.models.autocast.is_fast", lambda *_, fast=fast: fast)
+        assert build().for_inference("auto").precision == expected
+        assert Trainer(build(), OptimConfig().filled("fast"), "auto").precision == expected
+
+
+def test_a_training_says_where_fp32_would_be_faster(monkeypatch):
+    monkeypatch.setattr("ddetr_edu.models.autocast.is_fast", lambda *_: False)
+    assert len(describe_device(CPU, "fp32", workers=0).splitlines()) == 1
+    device, advice = describe_device(CPU, "bf16", workers=0).splitlines()
+    assert "bf16" in device and "--precision auto" in advice
+    monkeypatch.setattr("ddetr_edu.models.autocast.is_fast", lambda *_: True)
+    assert len(describe_device(CPU, "bf16", workers=0).splitlines()) == 1
 
 
 def test_training_and_inference_refuse_alike(build, monkeypatch):
@@ -108,7 +147,7 @@ def test_training_and_inference_refuse_alike(build, monkeypatch):
         raise ValueError(f"no {precision} on {device}")
 
     for module in ("ddetr_edu.detector", "ddetr_edu.training.trainer"):
-        monkeypatch.setattr(f"{module}.check_precision", lacking)
+        monkeypatch.setattr(f"{module}.choose_precision", lacking)
     with pytest.raises(ValueError, match="no bf16 on cpu"):
         build().for_inference("bf16")
     with pytest.raises(ValueError, match="no bf16 on cpu"):
@@ -145,8 +184,12 @@ def test_the_commands_compute_in_the_precision_asked_for(
 
     monkeypatch.setattr(Detector, "run_model", spy)
     words = line.format(image=image).split()
-    for arguments in ([], ["--precision", "fp32"], ["--precision", "bf16"]):
+    monkeypatch.setattr("ddetr_edu.models.autocast.is_fast", lambda *_: False)
+    for arguments in ([], ["--precision", "fp32"], ["--precision", "auto"]):
         assert main([*words, *arguments]) == 0
-    assert precisions == ["fp32", "fp32", "bf16"]
+    assert "no instructions" not in capsys.readouterr().err
+    assert main([*words, "--precision", "bf16"]) == 0
+    assert precisions == ["fp32", "fp32", "fp32", "bf16"]
+    assert "no instructions for bf16" in capsys.readouterr().err
     assert main([*words, "--precision", "int8"]) == 1
     assert "int8" in capsys.readouterr().err

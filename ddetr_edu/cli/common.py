@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from ddetr_edu.detector import Detector
+    from ddetr_edu.models.config import Precision
+
 CHECKPOINT = Path("runs/train/checkpoint.pt")  # where `ddetr train` leaves it
 
 
@@ -31,6 +34,30 @@ def open_upright(path: Path) -> "Image":
     from ddetr_edu.models.preprocessing import load_image
 
     return to_pil_image(load_image(path))
+
+
+def with_precision(detector: "Detector", precision: "Precision") -> "Detector":
+    """The detector for a command that only detects; where it is slow, a sentence says so.
+
+    Args:
+        detector: As loaded.
+        precision: Of the forward pass.
+
+    Returns:
+        The detector itself for fp32, otherwise its copy for inference.
+
+    Raises:
+        ValueError: If the detector's device lacks the precision.
+    """
+    if precision == "fp32":
+        return detector
+    from ddetr_edu.models.autocast import describe_slow_precision
+
+    faster = detector.for_inference(precision)
+    slow = describe_slow_precision(faster.precision, next(faster.parameters()).device)
+    if slow is not None:
+        print(slow, file=sys.stderr)
+    return faster
 
 
 def preset_queries(n_queries: int | None = None) -> dict[str, int]:

@@ -39,9 +39,13 @@ def examine() -> Iterator[str]:
 
     from ddetr_edu.attention import backends
     from ddetr_edu.attention.kernels import cpu, cuda
+    from ddetr_edu.models.autocast import is_fast
 
     threads = torch.get_num_threads()
-    yield f"processor    {os.cpu_count()} cores, torch uses {threads} thread{'s' * (threads > 1)}"
+    yield (
+        f"processor    {os.cpu_count()} cores, torch uses {threads} thread{'s' * (threads > 1)}, "
+        f"{'with' if is_fast('bf16', torch.device('cpu')) else 'no'} instructions for bf16"
+    )
     busy = neighbours(start)
     if busy is not None:
         yield f"             {busy}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddetr_edu.cli.common import CHECKPOINT
+from ddetr_edu.cli.common import CHECKPOINT, with_precision
 from ddetr_edu.models.config import Precision
 
 
@@ -39,8 +39,8 @@ def run(
         max_detections: How many detections of an image count. COCO's AP stops at 100, so more
             objects than that cannot all be found.
         strict: Refuse a data set with a fault, instead of leaving out what is faulty.
-        precision: Precision of the forward pass. bf16 is faster on processors that have
-            instructions for it; boxes are computed in fp32 all the same.
+        precision: Precision of the forward pass; boxes are computed in fp32 all the same. bf16 is
+            faster on processors that have instructions for it; auto is bf16 there, fp32 elsewhere.
     """
     from ddetr_edu.checkpoints.io import load
     from ddetr_edu.data.coco import CocoDetection
@@ -53,9 +53,7 @@ def run(
     check_limit(max_detections)
     if strict and data == "shapes":
         raise ValueError("--strict has no effect on generated scenes, which have no faults")
-    detector = load(checkpoint)
-    if precision != "fp32":
-        detector = detector.for_inference(precision)
+    detector = with_precision(load(checkpoint), precision)
     generated = data == "shapes"
     dataset = held_out_scenes(split) if generated else CocoDetection(data, split, strict=strict)
     if first is not None:

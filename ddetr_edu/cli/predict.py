@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ddetr_edu.cli.common import CHECKPOINT, open_upright, output_path, write_figure
+from ddetr_edu.cli.common import CHECKPOINT, open_upright, output_path, with_precision, write_figure
 from ddetr_edu.models.config import Precision
 
 
@@ -25,8 +25,8 @@ def run(
         top: Keep at most this many detections of each image.
         out: The PNG to write, or a folder for PNGs that are named as the images; runs/predict if
             not given. Of two PNGs of the same name in a folder, the second gets a number.
-        precision: Precision of the forward pass. bf16 is faster on processors that have
-            instructions for it; boxes are computed in fp32 all the same.
+        precision: Precision of the forward pass; boxes are computed in fp32 all the same. bf16 is
+            faster on processors that have instructions for it; auto is bf16 there, fp32 elsewhere.
     """
     if not images:
         raise ValueError("predict takes the path of an image, or several")
@@ -40,9 +40,7 @@ def run(
     from ddetr_edu.viz.boxes import plot_boxes
 
     check_threshold(threshold)
-    detector = load(checkpoint)
-    if precision != "fp32":
-        detector = detector.for_inference(precision)
+    detector = with_precision(load(checkpoint), precision)
     for drawing, image in drawings.items():
         upright = open_upright(image)
         detections = detector.predict(upright, threshold, top)

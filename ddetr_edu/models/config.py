@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 LookForward = Literal["once", "twice", "always"]  # explained in decoder.py
-Precision = Literal["fp32", "bf16", "fp16"]  # of a forward pass; explained in autocast.py
+Precision = Literal["fp32", "bf16", "fp16", "auto"]  # of a forward pass; explained in autocast.py
 ClassLoss = Literal["focal", "varifocal"]  # explained in losses/criterion.py and varifocal.py
 
 

@@ -148,7 +148,8 @@ class TrainConfig:
     ema: float | None = None  # decay of a moving average of the parameters, such as 0.999
 
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
-    precision: Precision = "fp32"  # precision of the forward pass
+    # precision of the forward pass; auto: bf16 if the device has instructions for it, else fp32
+    precision: Precision = "fp32"
     checkpoint_activations: bool = False  # recompute encoder layers: less memory, more time
     # threads of the processor; None: one for each core that other programs leave free
     threads: int | None = None

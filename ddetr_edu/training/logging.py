@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from ddetr_edu import distributed
 from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.detector import Detector
+from ddetr_edu.models.autocast import describe_slow_precision
 from ddetr_edu.models.config import ResizeConfig
 from ddetr_edu.training.clock import Clock
 from ddetr_edu.training.optim import BACKBONE, group_of
@@ -187,14 +188,16 @@ def describe_device(device: torch.device, precision: str, workers: int) -> str:
         workers: The number of data loading processes.
 
     Returns:
-        One line.
+        One line; a second one if fp32 would be faster.
     """
     threads = ""
     if device.type == "cpu":
         count = torch.get_num_threads()
         threads = f" with {count} thread{'s' * (count != 1)}"
     loading = f"{workers or 'no'} data loading worker{'s' * (workers != 1)}"
-    return f"device   {device}{threads}, {precision}, {loading}"
+    slow = describe_slow_precision(precision, device)
+    line = f"device   {device}{threads}, {precision}, {loading}"
+    return line if slow is None else f"{line}\n         {slow}"
 
 
 def estimate_eta(clock: Clock, seconds_per_step: float, device: torch.device) -> str:

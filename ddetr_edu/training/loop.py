@@ -296,7 +296,7 @@ def train(config: TrainConfig) -> dict[str, float]:
             log0(describe_model(str(config.start_from or config.preset or "tiny"), detector))
             log0(describe_groups(trainer))
             log0(describe_run(clock, sampler, config.batch_size))
-            log0(describe_device(device, config.precision, pick_workers(config)))
+            log0(describe_device(device, trainer.precision, pick_workers(config)))
 
             batches = open_batches(
                 DeterministicDataset(training_set, config.seed),

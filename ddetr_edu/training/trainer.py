@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ddetr_edu import distributed
 from ddetr_edu.detector import Detector
-from ddetr_edu.models.autocast import autocast, check_precision
+from ddetr_edu.models.autocast import autocast, choose_precision
 from ddetr_edu.models.preprocessing import to_floats
 from ddetr_edu.training.config import FilledOptimConfig
 from ddetr_edu.training.freezing import BackboneFreezing
@@ -30,7 +30,7 @@ class Trainer:
     Args:
         detector: The detector to train, already on its device.
         optim: The optimiser's settings.
-        precision: "fp32", or "bf16" or "fp16" for the model's forward pass; losses are always fp32.
+        precision: Of the model's forward pass, one of `Precision`; losses are always fp32.
         ema: The decay of a moving average of the parameters, or None.
         frozen_steps: For how many steps the backbone is frozen; math.inf for all.
 
@@ -49,14 +49,13 @@ class Trainer:
         # Convolutions are faster with the channels of a pixel side by side, on GPUs and CPUs.
         self.detector, self.optim = detector.to(memory_format=torch.channels_last), optim
         self.device = next(detector.parameters()).device
-        check_precision(precision, self.device)
-        self.precision = precision
+        self.precision = choose_precision(precision, self.device)
         self.optimizer = build_optimizer(detector, optim)  # also of what is only frozen at first
         self.freezing = BackboneFreezing(detector.model.backbone, frozen_steps)
         self.freezing.apply(step=1)
         self.model = self._average_gradients()
         # Small gradients would be 0 in fp16: the loss is scaled up first, the gradients down again.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average: AveragedModel | None = None
         if ema is not None:
             self.average = AveragedModel(detector, avg_fn=moving_average(ema), use_buffers=True)
