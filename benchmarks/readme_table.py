@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from gpu_tables import short_gpu_table
+from shapes import command_of
 
 SPEED = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
@@ -96,8 +97,7 @@ def grouped_runs(results: dict) -> dict[str, list[dict]]:
     """{words of the command line: the runs of its seeds}, from the results of shapes.py."""
     groups: dict[str, list[dict]] = {}
     for run in results["runs"]:
-        words = f"--preset {run['preset']} --minutes {run['minutes']:g} {run['flags']}"
-        groups.setdefault(words, []).append(run)
+        groups.setdefault(command_of(run), []).append(run)
     return groups
 
 

@@ -1,11 +1,12 @@
-"""Average precision after minutes of training from scratch, on generated scenes, several seeds.
+"""Average precision after some training from scratch, on generated scenes, several seeds.
 
     uv run python benchmarks/shapes.py --minutes 10 --seeds 0 1 2
 
 Trains as `ddetr train --preset PRESET --minutes M --seed S FLAGS` does, one seed after another, and
-evaluates on the 500 held-out test scenes, which were never used to choose anything. A seed that the
-results already hold, for the same preset, minutes and flags, is not run again. Prints a table;
-writes benchmarks/results/shapes.json. With --ship, the model of the median seed is written to
+evaluates on the 500 held-out test scenes, which were never used to choose anything. With --steps,
+training ends after so many steps instead, on every machine the same. A seed that the results
+already hold, for the same preset, length and flags, is not run again. Prints a table; writes
+benchmarks/results/shapes.json. With --ship, the model of the median seed is written to
 data/tiny-shapes/, together with its training log.
 """
 
@@ -33,7 +34,9 @@ FLAGS = "--precision bf16 --class-loss varifocal --denoising 5"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="tiny_two_stage")
-    parser.add_argument("--minutes", type=float, default=10)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=10, help="of training; 10 if left out")
+    length.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--flags", default=FLAGS, help=f'of ddetr train; "{FLAGS}" if left out')
     parser.add_argument("--out", type=Path, default=Path("runs/shapes"))
@@ -43,17 +46,16 @@ def main() -> None:
     options = parser.parse_args()
 
     rows = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
-    setting = {"preset": options.preset, "minutes": options.minutes, "flags": options.flags}
+    length = {"minutes": options.minutes} if options.steps is None else {"steps": options.steps}
+    setting = {"preset": options.preset, "minutes": None, **length, "flags": options.flags}
     for seed in options.seeds:
         key = {**setting, "seed": seed}
         if not any(key.items() <= row.items() for row in rows):
-            rows.append(key | run(**key, folder=folder_of(options.out, key)))
+            rows.append(key | run(key, folder_of(options.out, key)))
             RESULTS.write_text(json.dumps({"runs": rows}, indent=1) + "\n")
 
     runs = [row for row in rows if setting.items() <= row.items()]
-    print(
-        f"{options.preset}, {options.minutes:g} minutes, {options.flags}, 500 held-out test scenes"
-    )
+    print(f"{command_of(setting)}, 500 held-out test scenes")
     print("seed      steps  " + "  ".join(f"{name:>5}" for name in METRICS))
     for row in runs:
         numbers = "  ".join(f"{100 * row[name]:5.1f}" for name in METRICS)
@@ -66,27 +68,38 @@ def main() -> None:
 
 
 def folder_of(out: Path, key: dict) -> Path:
-    """Where a run writes to; runs of other minutes or flags stay as they are."""
-    code = zlib.crc32(f"{key['minutes']:g} {key['flags']}".encode())
+    """Where a run writes to; runs of another length or other flags stay as they are."""
+    code = zlib.crc32(command_of(key).encode())
     return out / f"{key['preset']}-{code:08x}-{key['seed']}"
 
 
-def run(preset: str, minutes: float, flags: str, seed: int, folder: Path) -> dict:
+def command_of(row: dict) -> str:
+    """The words of `ddetr train` that are the same for all seeds.
+
+    Args:
+        row: Of the results. Its "minutes" are None if its "steps" were chosen, not its minutes.
+
+    Returns:
+        Such as "--preset tiny --minutes 10 --precision bf16".
+    """
+    minutes = row["minutes"]
+    length = f"--steps {row['steps']}" if minutes is None else f"--minutes {minutes:g}"
+    return f"--preset {row['preset']} {length} {row['flags']}"
+
+
+def run(key: dict, folder: Path) -> dict:
     """Train one seed.
 
     Args:
-        preset: The model.
-        minutes: The training time.
-        flags: Further words of `ddetr train`.
-        seed: The seed of the run.
+        key: What determines the run: the words of `command_of`, and "seed".
         folder: Where the run writes to.
 
     Returns:
         The number of steps, COCO's metrics on the held-out test scenes, and the machine, with how
         many of its cores other programs used during the training.
     """
-    words = ["--preset", preset, "--minutes", f"{minutes:g}", "--seed", str(seed)]
-    words += [*shlex.split(flags), "--eval-every", "1000000", "--out", str(folder)]
+    words = [*shlex.split(command_of(key)), "--seed", str(key["seed"])]
+    words += ["--eval-every", "1000000", "--out", str(folder)]
     about = train_measured(parse("ddetr", ["train", *words]))
     metrics, _ = evaluate(load(folder / "checkpoint.pt"), held_out_scenes("test"), 8, workers=1)
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
