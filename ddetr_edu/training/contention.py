@@ -69,6 +69,14 @@ def describe_slowdown(use: ProcessorUse, threads: int, steps_per_second: float) 
     factor = min(wanted / max(use.own, 0.01), use.cores / max(use.cores - use.others, 0.01))
     if not use.is_contended or factor < 1.25:
         return None
+    if threads > use.free_cores:  # how often they wait for each other cannot be told from outside
+        fewer = f"{use.free_cores} thread{'s' * (use.free_cores > 1)}"
+        return (
+            f"slow     {steps_per_second:.2g} steps per second: other programs use "
+            f"{use.others:.1f} of the {use.cores} cores, and the {threads} threads of this run "
+            "wait for each other, often for ten times as long as they compute; end those "
+            f"programs, or resume with {fewer} (--threads or OMP_NUM_THREADS)"
+        )
     return (
         f"slow     {steps_per_second:.2g} steps per second, where about "
         f"{factor * steps_per_second:.2g} could be expected: other programs use {use.others:.1f} "

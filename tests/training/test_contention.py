@@ -11,11 +11,18 @@ from ddetr_edu.training.loop import train
 
 
 def test_what_others_cost_is_said_with_the_speed_that_was_expected():
-    line = describe_slowdown(ProcessorUse(2, 0.95, 1.0), threads=2, steps_per_second=1.2)
+    line = describe_slowdown(ProcessorUse(2, 0.6, 1.4), threads=1, steps_per_second=1.2)
     assert line == (
-        "slow     1.2 steps per second, where about 2.4 could be expected: other programs use 1.0 "
-        "of the 2 cores; end them, or this run takes about 2.0 times as long"
+        "slow     1.2 steps per second, where about 2 could be expected: other programs use 1.4 "
+        "of the 2 cores; end them, or this run takes about 1.7 times as long"
     )
+
+
+def test_threads_without_a_core_of_their_own_wait_for_each_other():
+    line = describe_slowdown(ProcessorUse(2, 0.95, 1.0), threads=2, steps_per_second=0.09)
+    assert line.startswith("slow     0.09 steps per second: other programs use 1.0 of the 2 cores")
+    assert "resume with 1 thread (--threads or OMP_NUM_THREADS)" in line
+    assert "expected" not in line  # by what factor is not known
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_a_number_that_the_user_has_chosen_stays_and_its_cost_is_said_once(threa
     lines = lines_of(ThreadWatch(max_threads=2, is_fixed=True), processor_of(0.1, 1.0, 1.0, 1.0))
     assert threads == [2]
     assert [bool(line) for line in lines] == [False, False, True, False, False]
-    assert lines[2].startswith("slow     0.1 steps per second, where about 0.2")
+    assert lines[2].startswith("slow     0.1 steps per second: other programs")
 
 
 def test_it_looks_every_five_seconds(threads, processor_of):
