@@ -14,7 +14,8 @@ def from_scratch() -> str:
     seeds = map(len, grouped_runs(results).values())
     return f"""## Ten minutes of training from scratch
 
-{protocol(seeds)}.
+{protocol(seeds)}. The row with `--steps` is [the model that comes with the
+course](../data/README.md#tiny-shapes).
 
 {shapes_table(results)}"""
 

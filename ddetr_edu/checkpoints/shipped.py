@@ -9,7 +9,7 @@ LOG = "data/tiny-shapes/metrics.jsonl"
 
 
 def shipped_checkpoint() -> Path:
-    """The checkpoint of a small detector of shapes, trained for ten minutes: open it with `load`.
+    """The checkpoint of a small detector of shapes, trained for some minutes: open it with `load`.
 
     Returns:
         Its file, inside the installed package or beside it in a checkout.
@@ -21,7 +21,7 @@ def shipped_checkpoint() -> Path:
 
 
 def shipped_log() -> Path:
-    """The metrics.jsonl of those ten minutes, as `ddetr train` wrote it.
+    """The metrics.jsonl of that training, as `ddetr train` wrote it.
 
     Returns:
         Its file, inside the installed package or beside it in a checkout.

@@ -3,6 +3,7 @@
 Parameters stay in fp32 as well: autocast rounds them where they are used.
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import get_args
 
@@ -68,7 +69,8 @@ def is_fast(precision: str, device: torch.device) -> bool:
             return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
+    tell: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = tell()  # older versions of torch do not tell
     return any(capabilities.get(name) for name in INSTRUCTIONS[precision])
 
 

@@ -26,7 +26,7 @@ def test_it_is_small_and_has_the_stated_ap():
 def test_its_settings_have_the_names_of_today():
     config = json.loads((FOLDER / "config.json").read_text())
     today = flatten_settings(asdict(TrainConfig(steps=1)))
-    assert config.keys() == (today.keys() - {"out"}) | {"processes"}
+    assert config.keys() == (today.keys() - {"out"}) | {"processes", "images"}
 
 
 def test_its_log_ends_with_the_steps_stated():
@@ -35,4 +35,4 @@ def test_its_log_ends_with_the_steps_stated():
     config = json.loads((FOLDER / "config.json").read_text())
     assert log[-1]["step"] == stated["steps"]
     assert config["preset"] == stated["preset"] and config["seed"] == stated["seed"]
-    assert log[0]["loss"] > 5 * log[-2]["loss"]
+    assert log[0]["loss"] > 3 * log[-2]["loss"]  # also of the denoising queries

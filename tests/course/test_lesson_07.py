@@ -150,7 +150,7 @@ def test_only_the_level_embedding_tells_two_tokens_in_the_middle_apart(detector)
     assert (levels[0] - levels[2]).norm() > 2 * farthest
 
 
-def test_size_decides_where_a_query_starts_but_not_what_it_reads(detector):
+def test_size_decides_where_a_query_starts_and_it_reads_mostly_the_finest_level(detector):
     sides, starts, reads = [], [], []
     for i in range(30):
         with dd.capture(detector.model, "decoder*") as records:
@@ -164,9 +164,10 @@ def test_size_decides_where_a_query_starts_but_not_what_it_reads(detector):
     sides, starts, reads = torch.cat(sides), torch.cat(starts), torch.cat(reads)
     small, large = sides < 32, sides >= 64
     assert small.sum() > 20 and large.sum() > 5
-    assert (starts[small] == 0).all() and (starts[large] > 0).all()
+    assert (starts[small] == 0).all()
+    assert (starts[large] == 0).sum() <= 1 and (starts[large] < 2).all()
     torch.testing.assert_close(reads.sum(1), torch.ones(len(reads)))
-    assert reads[small, 0].mean() > 0.95 and reads[large, 0].mean() > 0.95
+    assert 0.6 < reads[large, 0].mean() < 0.8 < reads[small, 0].mean() - 0.05
 
 
 def test_what_is_taken_away_costs_what_the_lesson_says(detector):

@@ -21,13 +21,13 @@ from ddetr_edu.models.decoder import scale_to_levels
 from ddetr_edu.models.norms import resize_mask
 from ddetr_edu.models.preprocessing import make_batch, to_floats
 
-ON_THE_CROSS = (0.80, 0.51)
+ON_A_CIRCLE = (0.87, 0.56)  # of the tall image
 
 
 @pytest.fixture(scope="module")
 def images():
     """A wide one, a tall one, one as large as the tall one, and a square one."""
-    return [to_floats(held_out_scenes()[i][0]) for i in (18, 4, 7, 10)]
+    return [to_floats(held_out_scenes()[i][0]) for i in (18, 138, 7, 192)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +51,7 @@ def ignoring(detector):
 
 @pytest.fixture(scope="module")
 def symptoms(ignoring, images):
-    return {fault: observe(ignoring, images[:2], 1, ON_THE_CROSS, fault) for fault in FAULTS}
+    return {fault: observe(ignoring, images[:2], 1, ON_A_CIRCLE, fault) for fault in FAULTS}
 
 
 # The exercises.
@@ -140,8 +140,8 @@ def test_what_is_found_again(detector, images):
     for fault in ("nowhere", "no mask", "decoder ratios"):
         with forgetting(detector.model, fault):
             found[fault] = compare_detections(alone, detector([wide, tall])[1])
-    assert [each.known for each in found.values()] == [3, 3, 3]
-    assert [each.found_again for each in found.values()] == [2, 2, 0]
+    assert [each.known for each in found.values()] == [8, 8, 8]
+    assert [each.found_again for each in found.values()] == [7, 7, 2]
     beside_wide = detector([wide, tall])[1]
     beside_grey = detector([torch.full_like(wide, 0.5), tall])[1]
     assert compare_detections(beside_wide, beside_grey).score_change < 1e-5
@@ -245,7 +245,7 @@ def test_each_fault_shows_what_its_description_says(symptoms):
     # And those of the mask in what the padding holds.
     assert right.padded_values == symptoms["encoder ratios"].padded_values == (0, 0)
     shortest, longest = symptoms["mask too early"].padded_values
-    assert 0.2 < shortest < longest < 0.3
+    assert 0.1 < shortest < longest < 0.2
     assert symptoms["no mask"].padded_values[1] > 10
 
 
@@ -281,7 +281,7 @@ def test_an_experiment_decides_where_figure_and_table_do_not(ignoring, images, s
         rule = ResizeConfig(192, long_side, multiple_of=1)
         unrounded = dd.Detector(ignoring.model, ignoring.categories, rule).eval()
         last = {
-            fault: observe(unrounded, images[:2], 1, ON_THE_CROSS, fault).scores[-1]
+            fault: observe(unrounded, images[:2], 1, ON_A_CIRCLE, fault).scores[-1]
             for fault in ("nowhere", "encoder ratios", "mask too early")
         }
         assert abs(last["encoder ratios"] - last["nowhere"]) > least
@@ -303,7 +303,7 @@ def test_the_test_of_the_lesson_finds_all_faults_but_one(ignoring, images):
                 passing[name].add(fault)
     assert passing == {"same size": set(FAULTS), "wide": {"nowhere", "encoder ratios"}}
     with forgetting(model, "whole batch"):
-        assert compare_detections(alone, exact([wide, tall])[1]).found_again == 3
+        assert compare_detections(alone, exact([wide, tall])[1]).found_again == 7
     with forgetting(model, "ratios swapped"):
         batched = exact([wide, tall, square])[2]
     assert compare_detections(exact([square])[0], batched).score_change <= 1e-9

@@ -161,7 +161,7 @@ def test_a_labelling_tools_export(tmp_path):
 def test_what_a_good_detector_finds_in_each_file():
     detections = detect(dd.load(shipped_checkpoint()), training_images(), show_progress=False)
     found = {}
-    for threshold in (0.27, 0.28, 0.3):  # a score near the threshold would be one of luck
+    for threshold in (0.4, 0.5, 0.6):  # a score near the threshold would be one of luck
         for fault in ("nothing", "corners", "x and y swapped", "ids off by one", "next image"):
             compared = score(detections, training_images(FAULTS[fault]))
             n = count_errors(classify_errors(compared, threshold))["correct"]
@@ -177,9 +177,9 @@ def test_what_a_good_detector_finds_in_each_file():
 
 
 def test_what_the_curves_show_before_the_first_step():
-    right, black, jumping = (patient_log(patient)[:3] for patient in ("right", "B", "F"))
-    assert right[0]["AP"] == jumping[0]["AP"]
-    assert black[0]["AP"] < right[0]["AP"] - 0.05
+    right, black, jumping = (patient_log(patient)[:5] for patient in ("right", "B", "F"))
+    assert black[0]["AP"] < right[0]["AP"] == jumping[0]["AP"] < 0.05
+    assert black[1]["box"] == pytest.approx(4 * right[1]["box"], rel=0.1)
     for loss in ("class", "box"):
         assert jumping[1][loss] == pytest.approx(right[1][loss], rel=1e-3)
-        assert jumping[2][loss] > 1.3 * jumping[1][loss]
+        assert max(line[loss] for line in jumping[2:]) > 3 * jumping[1][loss]

@@ -188,7 +188,7 @@ def test_how_many_samples_meet_in_a_pixel():
     assert rows.shape == (1, 735, 4, 3, 4, 4)
     writers = torch.bincount(rows[coefs > 0], minlength=735 * 4).view(735, 4).float()
     means = [part.mean().item() for part in writers.split([560, 140, 35])]
-    assert [round(mean) for mean in means] == [19, 64, 162]
+    assert [round(mean) for mean in means] == [19, 63, 170]
     assert all(abs(mean % 1 - 0.5) > 0.02 for mean in means)  # none is about to tip over
     all_inside = [735 * 16 / pixels for pixels in (560, 140, 35)]
     assert all_inside == [21, 84, 336]
@@ -199,7 +199,7 @@ def test_how_many_samples_meet_in_a_pixel():
     added, last = np.zeros(735 * 4), np.zeros(735 * 4)
     np.add.at(added, rows.flatten().numpy(), coefs.flatten().double().numpy())
     last[rows.flatten().numpy()] += coefs.flatten().double().numpy()
-    assert 0.016 < last.sum() / added.sum() < 0.0247  # the lesson prints 2 %
+    assert 0.0353 < last.sum() / added.sum() < 0.0447  # the lesson prints 4 %
 
 
 def test_the_text_about_levels_and_intensity():

@@ -67,8 +67,8 @@ DIAGNOSES = {  # the names of CURES
     ),
     "normalisation": Diagnosis(
         "pixel values are divided by 255 twice before they are normalised",
-        "images and annotations would be right, as they are drawn from the files, but AP would be"
-        " lower than the grey one before the first step",
+        "images and annotations would be right, as they are drawn from the files, but the loss of"
+        " the boxes would be far above the grey one before the first step",
     ),
 }
 PATIENTS = {
