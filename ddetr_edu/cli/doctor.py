@@ -44,7 +44,7 @@ def examine() -> Iterator[str]:
     threads = torch.get_num_threads()
     yield (
         f"processor    {os.cpu_count()} cores, torch uses {threads} thread{'s' * (threads > 1)}, "
-        f"{'with' if is_fast('bf16', torch.device('cpu')) else 'no'} instructions for bf16"
+        f"{'with' if is_fast('bf16', torch.device('cpu')) else 'no'} fast bf16"
     )
     busy = neighbours(start)
     if busy is not None:

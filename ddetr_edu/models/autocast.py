@@ -55,7 +55,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def is_fast(precision: str, device: torch.device) -> bool:
-    """Whether a device has instructions for convolutions and linear layers in 16 bits.
+    """Whether a device is known to compute convolutions and linear layers faster in 16 bits.
 
     Args:
         precision: "bf16" or "fp16".
@@ -77,21 +77,23 @@ def is_fast(precision: str, device: torch.device) -> bool:
 def describe_slow_precision(precision: str, device: torch.device) -> str | None:
     """Where 16 bits cost time instead of saving it: a CPU without instructions for them.
 
-    Every CPU can compute with them, rounding after each operation in fp32. Measured on one with
-    AVX2 alone, a training step takes about ten times as long.
+    Every CPU can compute with them, rounding after each operation in fp32. On one with AVX2 alone,
+    a training step took about ten times as long.
 
     Args:
         precision: From `choose_precision`.
         device: Where to compute.
 
     Returns:
-        A sentence, or None.
+        A sentence, or None; None, too, for versions of torch that do not tell.
     """
     if precision == "fp32" or device.type != "cpu" or is_fast(precision, device):
         return None
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return None
     return (
-        f"this processor has no instructions for {precision}, which is then several times slower "
-        "than fp32; --precision auto chooses the faster"
+        f"torch has no fast {precision} for this processor, and may be several times slower in it "
+        "than in fp32; --precision auto chooses the faster"
     )
 
 
