@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from gpu_tables import short_gpu_table
-from shapes import command_of
+from shapes_runs import grouped_runs
 
 SPEED = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
@@ -91,14 +91,6 @@ def shapes_table(results: dict, least_seeds: int = 1) -> str:
         "`python benchmarks/shapes.py`.",
     ]
     return "\n".join(lines)
-
-
-def grouped_runs(results: dict) -> dict[str, list[dict]]:
-    """{words of the command line: the runs of its seeds}, from the results of shapes.py."""
-    groups: dict[str, list[dict]] = {}
-    for run in results["runs"]:
-        groups.setdefault(command_of(run), []).append(run)
-    return groups
 
 
 def machine_and_date(results: dict) -> str:

@@ -5,8 +5,9 @@ from collections import Counter
 
 from ablation import FULL, medians
 from own_images_runs import grouped, run_of
-from readme_table import grouped_runs, machine_and_date, shapes_table
+from readme_table import machine_and_date, shapes_table
 from results_tables import COLUMNS, load, percent, protocol, result_file, table
+from shapes_runs import grouped_runs
 
 
 def from_scratch() -> str:

@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 
 from measured_training import train_measured
+from shapes_runs import command_of
 
 from ddetr_edu.checkpoints.io import load, save
 from ddetr_edu.cli.main import parse
@@ -34,9 +35,9 @@ FLAGS = "--precision bf16 --class-loss varifocal --denoising 5"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="tiny_two_stage")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=10, help="of training; 10 if left out")
-    length.add_argument("--steps", type=int, help="instead of minutes")
+    ending = parser.add_mutually_exclusive_group()
+    ending.add_argument("--minutes", type=float, default=10, help="of training; 10 if left out")
+    ending.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--flags", default=FLAGS, help=f'of ddetr train; "{FLAGS}" if left out')
     parser.add_argument("--out", type=Path, default=Path("runs/shapes"))
@@ -71,20 +72,6 @@ def folder_of(out: Path, key: dict) -> Path:
     """Where a run writes to; runs of another length or other flags stay as they are."""
     code = zlib.crc32(command_of(key).encode())
     return out / f"{key['preset']}-{code:08x}-{key['seed']}"
-
-
-def command_of(row: dict) -> str:
-    """The words of `ddetr train` that are the same for all seeds.
-
-    Args:
-        row: Of the results. Its "minutes" are None if its "steps" were chosen, not its minutes.
-
-    Returns:
-        Such as "--preset tiny --minutes 10 --precision bf16".
-    """
-    minutes = row["minutes"]
-    length = f"--steps {row['steps']}" if minutes is None else f"--minutes {minutes:g}"
-    return f"--preset {row['preset']} {length} {row['flags']}"
 
 
 def run(key: dict, folder: Path) -> dict:
