@@ -37,15 +37,6 @@ def official_augmentation() -> v2.Transform:
     return v2.Compose([v2.RandomHorizontalFlip(p=0.5), v2.RandomApply([crop], p=0.5)])
 
 
-def strong_augmentation() -> v2.Transform:
-    """That of `official_augmentation`, and changes of brightness, contrast, saturation and hue.
-
-    Returns:
-        A transform to call as `transform(image, target)`, like that of `light_augmentation`.
-    """
-    return v2.Compose([v2.RandomPhotometricDistort(p=0.5), official_augmentation()])
-
-
 class RandomSizeCrop(v2.Transform):
     """A crop of random height and width at a random position.
 

@@ -9,7 +9,7 @@ from ddetr_edu.data.scenes import VAL_SEED_OFFSET
 from ddetr_edu.models.config import ClassLoss, LookForward, Precision, ResizeConfig
 
 Schedule = Literal["cosine", "step"]
-Augmentation = Literal["light", "official", "strong"]
+Augmentation = Literal["light", "official"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class TrainConfig:
     grad_accum_steps: int = 1  # batches whose gradients are added up for one step
     image_size: ResizeConfig = field(default_factory=lambda: ResizeConfig(192, 224, multiple_of=32))
     # light (the default): horizontal flips; official: also random crops, which a few hundred
-    # photographs need; strong: also changes of colour
+    # photographs need
     augmentation: Augmentation | None = None
     strict: bool = False  # refuse a data set with a fault, instead of leaving out what is faulty
     overfit: int | None = None  # overfit this many training images, and evaluate on them

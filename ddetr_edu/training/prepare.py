@@ -15,7 +15,7 @@ from ddetr_edu.data.coco import CocoDetection
 from ddetr_edu.data.loading import InfiniteBatchSampler
 from ddetr_edu.data.shapes import Shapes, held_out_scenes
 from ddetr_edu.data.statistics import describe_excess_objects
-from ddetr_edu.data.transforms import light_augmentation, official_augmentation, strong_augmentation
+from ddetr_edu.data.transforms import light_augmentation, official_augmentation
 from ddetr_edu.detector import Detector
 from ddetr_edu.losses.denoising import Denoising
 from ddetr_edu.losses.matcher import LossWeights
@@ -31,7 +31,6 @@ GENERATED_EPOCH = 1024  # scenes that are grouped by aspect ratio at a time
 AUGMENTATIONS: dict[str, Callable[[], Transform]] = {
     "light": light_augmentation,
     "official": official_augmentation,
-    "strong": strong_augmentation,
 }
 
 
