@@ -6,19 +6,18 @@ Each table is between two comments in README.md and is not edited by hand.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 
 from gpu_tables import short_gpu_table
+from results_tables import load
 from shapes_runs import grouped_runs
 
 SPEED = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 SHAPES = "<!-- shapes table: begin -->", "<!-- shapes table: end -->"
 GPU = "<!-- gpu table: begin -->", "<!-- gpu table: end -->"
 SEEDS = 3  # a row of fewer is a screening, and only in docs/results.md
-ROOT = Path(__file__).parents[1]
 LOCATIONS = {"initial": "initial offsets", "gaussian": "gaussian, 2 px", "uniform": "uniform"}
 
 
@@ -129,11 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
     check = parser.parse_args().check
-    attention, shapes, gpu = (
-        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-        for name in ("attention", "shapes", "gpu")
-    )
-    readme = ROOT / "README.md"
+    attention, shapes, gpu = (load(name) for name in ("attention", "shapes", "gpu"))
+    readme = Path(__file__).parents[1] / "README.md"
     text = with_table(readme.read_text(), speed_table(attention), *SPEED)
     text = with_table(text, shapes_table(shapes, SEEDS), *SHAPES)
     text = with_table(text, short_gpu_table(gpu), *GPU)

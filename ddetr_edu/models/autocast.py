@@ -54,7 +54,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def is_fast(precision: str, device: torch.device) -> bool:
+def is_fast(precision: str, device: torch.device) -> bool | None:
     """Whether a device is known to compute convolutions and linear layers faster in 16 bits.
 
     Args:
@@ -62,15 +62,18 @@ def is_fast(precision: str, device: torch.device) -> bool:
         device: A CPU or a GPU; any other device counts as one without.
 
     Returns:
-        Of a CPU, whether it has the instructions and torch has the library that uses them.
+        Of a CPU, whether it has the instructions and torch has the library that uses them; None for
+        versions of torch that do not tell.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    tell: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-    capabilities = tell()  # older versions of torch do not tell
+    tell: Callable[[], Mapping[str, object]] | None = getattr(torch.cpu, "get_capabilities", None)
+    if tell is None:
+        return None
+    capabilities = tell()
     return any(capabilities.get(name) for name in INSTRUCTIONS[precision])
 
 
@@ -87,9 +90,7 @@ def describe_slow_precision(precision: str, device: torch.device) -> str | None:
     Returns:
         A sentence, or None; None, too, for versions of torch that do not tell.
     """
-    if precision == "fp32" or device.type != "cpu" or is_fast(precision, device):
-        return None
-    if not hasattr(torch.cpu, "get_capabilities"):
+    if precision == "fp32" or device.type != "cpu" or is_fast(precision, device) is not False:
         return None
     return (
         f"torch has no fast {precision} for this processor, and may be several times slower in it "
