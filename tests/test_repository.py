@@ -90,18 +90,40 @@ def test_the_readme_and_the_first_lesson_say_the_size_and_how_to_do_without_cuda
     assert groups and set(groups) <= set(PROJECT["dependency-groups"])
 
 
-def test_the_commands_in_the_readme_parse():
-    """The command line accepts each `ddetr ...` line of the README's code blocks."""
+def commands(markdown: str) -> list[list[str]]:
+    """The words after `ddetr` in each command of a text.
+
+    Commands are the lines of code blocks without a language, and inline code with two options or
+    more; inline code with fewer names an option.
+    """
+    lines = [line for language, block in code_blocks(markdown) if not language for line in block]
+    prose = " ".join(markdown.split("```")[::2])
+    lines += [code for code in re.findall(r"`([^`]+)`", prose) if code.count(" --") >= 2]
+    words = [line.split("#")[0].split() for line in lines]
+    names = ("ddetr", "ddetr_edu")  # the second one in `torchrun -m ddetr_edu`
+    return [line[i + 1 :] for line in words for i, word in enumerate(line) if word in names]
+
+
+TEXTS = [
+    path
+    for pattern in ("*.md", "data/*.md", "docs/*.md", "lessons/*.ipynb")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_commands_in_texts_parse(path):
+    """The command line accepts each `ddetr ...` of a text, as far as it tells without running."""
     from ddetr_edu.cli.main import parse, split
 
-    blocks = code_blocks((ROOT / "README.md").read_text())
-    lines = [
-        line.split("#")[0].split() for language, block in blocks for line in block if not language
-    ]
-    names = ("ddetr", "ddetr_edu")  # the second one in `torchrun -m ddetr_edu`
-    commands = [line[i + 1 :] for line in lines for i, word in enumerate(line) if word in names]
-    assert len(commands) >= 19
-    for arguments in commands:
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    found = commands(text)
+    name = str(path.relative_to(ROOT))
+    assert len(found) >= {"README.md": 19, "lessons/12_your_own_images.ipynb": 8}.get(name, 0)
+    for arguments in found:
         parse(*split(arguments))
 
 

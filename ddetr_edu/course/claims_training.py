@@ -284,8 +284,8 @@ def try_without_nms(detector: Detector | None = None) -> Verdict:
     return decide(
         duplicates[0] == 0,
         f"In {N_SCENES} scenes, {duplicates[0]:,} of the {n_detections:,} detections with a "
-        f"score of {THRESHOLD} or more are duplicates; NMS leaves {duplicates[1]} of them, and "
-        f"changes the AP of {100 * ap[0]:.0f} percent by {100 * (ap[1] - ap[0]):+.1f} points.",
+        f"score of {THRESHOLD} or more are duplicates; NMS leaves {duplicates[1]} of them, and AP "
+        f"goes from {100 * ap[0]:.1f} to {100 * ap[1]:.1f} percent.",
         ap[1] - ap[0] < SMALL_AP,
     )
 

@@ -16,6 +16,7 @@ from ddetr_edu.viz.style import (
 )
 
 BEYOND = 0.35  # of an image's width and height, shown to its right and below it
+LABEL_HEIGHT = 0.1  # of an image's width: room that a name needs above a box
 
 
 def plot_annotated_images(
@@ -55,13 +56,15 @@ def plot_annotated_images(
                 colour = COLOURS[int(label) % len(COLOURS)]
                 draw_box(axis, box, colour)
                 name = categories.get(int(label))
+                above = box[1] > LABEL_HEIGHT * long  # elsewhere it would leave the panel
                 axis.text(
-                    *(box[:2] + 2),
+                    box[0],
+                    box[1] - 2 if above else box[3] + 2,  # inside, it would hide a small object
                     str(label) if name is None else category_text(int(label), name),
                     color=colour,
                     fontsize=8,
                     weight="bold",
-                    va="top",
+                    va="bottom" if above else "top",
                     clip_on=True,
                     path_effects=[withStroke(linewidth=2, foreground="white")],
                     zorder=5,

@@ -62,7 +62,9 @@ def plot_assignments(
             draw_box(axis, target, colour, lw=2.2)
             draw_outline(axis, boxes[queries[k, t]], color=colour, lw=1.5, ls="--")
             width = 3.2 if differs[t] else 1.2
-            axis.plot(*lines[k, t].T, "-o", color=colour, lw=width, ms=4, mec="black", mew=0.5)
+            axis.plot(*lines[k, t].T, "-", color=colour, lw=width, zorder=5)
+            # Above boxes and numbers: the ends tell which query and object belong together.
+            axis.plot(*lines[k, t].T, "o", color=colour, ms=4, mec="black", mew=0.5, zorder=7)
             axis.annotate(
                 f"{t}",
                 target[:2],

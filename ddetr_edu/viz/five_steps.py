@@ -5,9 +5,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, draw_cross, show_image
+from ddetr_edu.viz.style import (
+    COLOURS,
+    HEAD_MARKS,
+    NotebookFigure,
+    as_array,
+    draw_cross,
+    show_image,
+)
 
-HEAD_MARKS = "os^Dv<>p"
 PALE = "#FFF2B8"  # not white, which would be left out on the page
 GAP = 0.6  # between the points of the panel I, in pixels of the map
 

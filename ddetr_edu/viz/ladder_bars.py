@@ -45,7 +45,10 @@ def plot_ladder(
     labels = [_in_words(times[0])]
     for time, gain in zip(times[1:], gains, strict=True):
         factor, word = (gain, "faster") if gain >= 1 else (1 / gain, "slower")
-        labels.append(f"{_in_words(time)},  {factor:,.{int(factor < 10)}f} times {word}")
+        change = (
+            f"{factor:,.{int(factor < 10)}f} times {word}" if factor >= 1.05 else "about as fast"
+        )
+        labels.append(f"{_in_words(time)},  {change}")
     for row, time, label in zip(rows, times, labels, strict=True):
         axis.annotate(
             label,

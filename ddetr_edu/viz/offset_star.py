@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.patheffects import withStroke
 
-from ddetr_edu.viz.style import COLOURS, NotebookFigure, as_array, text_colour
+from ddetr_edu.viz.style import COLOURS, HEAD_MARKS, NotebookFigure, as_array, text_colour
 
 
 def plot_offsets(offsets, title: str | None = None) -> tuple[NotebookFigure, np.ndarray]:
@@ -35,7 +35,13 @@ def plot_offsets(offsets, title: str | None = None) -> tuple[NotebookFigure, np.
         line = np.concatenate([[[0, 0]], ray])
         axis.plot(*line.T, "-", color=colour, lw=1.2, path_effects=rim)
         axis.plot(
-            *ray.T, "os^Dv<>p"[m % 8], color=colour, mec="black", mew=0.6, ms=8, label=f"head {m}"
+            *ray.T,
+            HEAD_MARKS[m % len(HEAD_MARKS)],
+            color=colour,
+            mec="black",
+            mew=0.6,
+            ms=8,
+            label=f"head {m}",
         )
     axis.plot(0, 0, "+", color="black", ms=16, mew=2)
     axis.set(

@@ -19,6 +19,7 @@ from ddetr_edu.viz.small_png import small_png
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 WEIGHT_MAP = "plasma"  # grows brighter all the way, so it reads in greyscale too
 LEVEL_MARKS = "os^DvP*X"  # finest level first; shapes tell levels apart where colour tells weights
+HEAD_MARKS = "osDhPX*d"  # colours alone look alike in greyscale; none of these points anywhere
 
 
 def as_array(values) -> np.ndarray:

@@ -14,14 +14,13 @@ from matplotlib.patches import Rectangle
 
 from ddetr_edu.viz.style import (
     COLOURS,
+    HEAD_MARKS,
     NotebookFigure,
     as_array,
     as_image_array,
     draw_cross,
     draw_points,
 )
-
-MARKS = "os^Dv<>p"  # of heads, whose colours look alike in greyscale
 
 
 @dataclass
@@ -159,7 +158,7 @@ def _draw_offsets(
             dy,
             s=8 + 60 * head_weights.reshape(-1) / largest,
             color=COLOURS[m % len(COLOURS)],
-            marker=MARKS[m % len(MARKS)],
+            marker=HEAD_MARKS[m % len(HEAD_MARKS)],
             edgecolors="black",
             linewidths=0.4,
             label=f"head {m}",

@@ -33,7 +33,7 @@ def plot_warp_access(
         sectors = _draw_access(axis, np.asarray(offsets), n_bytes)
         active = [offset for offset in offsets if offset >= 0]
         asked = len({offset + k for offset in active for k in range(n_bytes)})
-        used = f", {100 * asked / (SECTOR * len(sectors)):.0f} % used" if len(sectors) else ""
+        used = f", {100 * asked / (SECTOR * len(sectors)):.3g} % used" if len(sectors) else ""
         plural = "s" * (len(sectors) != 1)
         axis.set_title(f"{title}: {len(sectors)} sector{plural}{used}", fontsize=10, loc="left")
         drawn[title] = sectors

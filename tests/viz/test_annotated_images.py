@@ -28,6 +28,17 @@ def test_boxes_and_names_are_drawn():
     assert second.get_xlim()[1] > 35 and second.yaxis_inverted()
 
 
+def test_a_name_does_not_hide_its_object():
+    columns = {"a": [(IMAGE, [[5, 9, 4, 3], [12, 1, 4, 3]], [1, 2])]}
+    figure, drawn = plot_annotated_images(columns, NAMES)
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    for text, (_, y1, _, y2) in zip(axis.texts, drawn["a"][0], strict=True):
+        (_, below), (_, above) = axis.transData.inverted().transform(text.get_window_extent())
+        assert above <= y1 or below >= y2  # y grows downwards
+        assert above >= axis.get_ylim()[1]
+
+
 def test_boxes_are_left_as_they_are():
     boxes = np.array([[5.0, 4, 10, 8]])
     plot_annotated_images({"a": [(IMAGE, boxes, [1])]}, NAMES)

@@ -19,6 +19,12 @@ def test_a_read_is_a_dot_in_its_line():
     assert titles[1] == "in jumps:\n39 changes of line in 40 reads"
 
 
+def test_a_step_that_gains_next_to_nothing_says_so():
+    figure, _ = plot_ladder(["a", "b", "c", "d"], [100, 104, 101, 96.1])
+    changes = [text.get_text().split(",  ")[-1] for text in figure.axes[0].texts[1:]]
+    assert changes == ["about as fast", "about as fast", "1.1 times faster"]
+
+
 def test_a_step_is_a_bar_with_its_gain():
     names = ["loops", "library", "yours", "best"]
     figure, drawn = plot_ladder(names, [60_000, 200, 400, 2.5], marked=["yours"])

@@ -31,7 +31,7 @@ def test_sectors_that_a_warp_touches():
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert titles == [
         "neighbours: 4 sectors, 100 % used",
-        "scattered: 3 sectors, 12 % used",
+        "scattered: 3 sectors, 12.5 % used",
         "wide: 16 sectors, 100 % used",
         "nothing: 0 sectors",
     ]

@@ -63,14 +63,21 @@ def test_assignments_are_lines_on_the_image(image):
     boxes = np.array([[0, 0, 4, 4], [10, 2, 14, 8], [20, 6, 30, 12]])
     objects = np.array([[2, 0, 6, 4], [11, 3, 15, 9]])
     cost = np.array([[1, 2], [2, 9], [4.5, 5]])
+
+    def is_from_centre(line):  # to centre, and not the outline of a box
+        return line.get_linestyle() == "-" and len(line.get_xdata()) == 2
+
     figure, drawn = plot_assignments(image, boxes, objects, cost, {"a": [0, 1], "b": [1, 0]})
     assert drawn["total"].tolist() == [10, 4]
     assert drawn["lines"][1].tolist() == [[[12, 5], [4, 2]], [[2, 2], [13, 6]]]
     assert [axis.get_title() for axis in figure.axes] == ["a: 10.00", "b: 4.00"]
-    widths = [line.get_linewidth() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    widths = [line.get_linewidth() for line in figure.axes[0].lines if is_from_centre(line)]
     assert widths == [3.2, 3.2]
+    dots = [line.zorder for line in figure.axes[0].lines if line.get_marker() == "o"]
+    others = [each.zorder for each in (*figure.axes[0].lines, *figure.axes[0].texts)]
+    assert len(dots) == 2 and others.count(max(others)) == 2 == dots.count(max(others))
     figure, _ = plot_assignments(image, boxes, objects, cost, {"a": [0, 1], "b": [0, 2]})
-    widths = [line.get_linewidth() for line in figure.axes[1].lines if line.get_marker() == "o"]
+    widths = [line.get_linewidth() for line in figure.axes[1].lines if is_from_centre(line)]
     assert widths == [1.2, 3.2]
 
 
