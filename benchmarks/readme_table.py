@@ -49,7 +49,7 @@ def speed_table(results: dict) -> str:
     lines.append(
         f"Two images of 800 x 1200, fp32, medians; {about['processor']}, {about['cores']} "
         f"cores, {about['kernel'].split(': ')[-1]}, torch {about['torch']}, {about['date']}. "
-        "Run it yourself: `ddetr bench attention`."
+        "Run it yourself: `ddetr bench attention --threads 2 1`."
     )
     return "\n".join(lines)
 
@@ -86,8 +86,8 @@ def shapes_table(results: dict, least_seeds: int = 1) -> str:
     lines += [
         "",
         "Medians over the seeds, on 500 held-out test scenes; two cores, not always as fast ones:"
-        f" see the steps. {min(dates)} to {max(dates)}. Run it yourself: "
-        "`python benchmarks/shapes.py`.",
+        f" see the steps. {min(dates)} to {max(dates)}. Run it yourself: `ddetr train --data "
+        "shapes` with the words of a row, then `ddetr eval --data shapes --split test`.",
     ]
     return "\n".join(lines)
 

@@ -87,7 +87,8 @@ def training_on_a_gpu() -> str:
     header = ["", "steps/s", "ms a step", "memory, GiB", "time compared with ours"]
     shape = " x ".join(map(str, large["batch_shape"]))
     machine = large["machine"]
-    about = f"{machine['device']}, torch {machine['torch'].split('+')[0]}, {machine['date']}"
+    dates = " and ".join(sorted({machine["date"], small["machine"]["date"]}))
+    about = f"{machine['device']}, torch {machine['torch'].split('+')[0]}, {dates}"
     return f"""## Training on a GPU
 
 {table(header, rows)}
@@ -99,8 +100,8 @@ attention, which computes in fp32 also under autocast. The sides take turns. Mat
 are computed in fp32; convolutions may use TF32.
 
 {protocol([1])}: `{small["preset"]}` from scratch, by
-`ddetr train --precision {small["precision"]} --minutes {small["minutes"]:g}`:
-{small["steps"]} steps, AP {100 * small["test"]["AP"]:.1f} on the
+`ddetr train --data shapes --preset {small["preset"]} --precision {small["precision"]}
+--minutes {small["minutes"]:g}`: {small["steps"]} steps, AP {100 * small["test"]["AP"]:.1f} on the
 {small["test_scenes"]} held-out test scenes. {100 * small["waiting_for_data"]:.0f} % of the time was
 spent waiting for data; one batch repeated, without a loader, gave
 {small["steps_per_second_on_one_batch"]:.1f} steps per second instead of
@@ -127,7 +128,8 @@ def inference() -> str:
         parts.append(f"`{name}`, {' x '.join(map(str, case['size']))} px:\n\n{table(header, rows)}")
     versions = f"onnxruntime {results['onnxruntime']}, transformers {results['transformers']}"
     parts.append(
-        f"""The sides have the same parameters and take turns in one process. "difference" is how
+        f"""The sides have the same parameters and take turns in one process. Times are medians over
+the turns; a time compared with ours is the median of the ratios of each turn. "difference" is how
 far the scores and the box of a query, all from 0 to 1, are at most from those of the nearest query
 of ours in fp32. The memory is the peak of a process that only loads the model and runs it once.
 {versions}; {machine_and_date(results)}. `python benchmarks/inference.py`"""
@@ -156,9 +158,10 @@ def other_models() -> str:
 {table(header, rows)}
 
 Models of transformers {results["transformers"]} with random parameters, in fp32, on one image,
-with our operation and with their own in turns. The difference is that of any answer, as a share of
-the largest. In Mask2Former a query attends where its mask was positive in the layer before: where
-that is almost 0, rounding decides. {machine_and_date(results)}.
+with our operation and with their own in turns. Seconds are medians over the turns. The ratio is the
+median of the ratios of each turn, which can differ from that of the medians. The difference is that
+of any answer, as a share of the largest. In Mask2Former a query attends where its mask was positive
+in the layer before: where that is almost 0, rounding decides. {machine_and_date(results)}.
 `python benchmarks/other_models.py`"""
 
 

@@ -44,7 +44,7 @@ on 200 held-out scenes. Each row is the full recipe with one setting changed; th
 `tiny_two_stage` in bf16 with the focal loss and no denoising queries, which the next table is
 about. After so short a time a variant that learns slowly at first looks worse than it ends; compare
 with the table above. Two seeds of the same recipe can be several points apart.
-{machine_and_date(results)}. `python benchmarks/ablation.py`
+{machine_and_date(results)}. `python benchmarks/ablation.py --minutes {results["minutes"]:g}`
 
 ![AP of each variant](../benchmarks/results/ablation.png)"""
 
@@ -67,7 +67,7 @@ def ingredients() -> str:
                     f"{min(aps):.1f} to {max(aps):.1f}",
                 ]
             )
-    return f"""## Varifocal loss and denoising queries, each alone and together
+    return f"""## Varifocal loss and denoising queries, together and one without the other
 
 {table(["", "seeds", "steps", *COLUMNS.values(), "AP of the seeds"], cells)}
 
@@ -76,7 +76,8 @@ def ingredients() -> str:
 the processor and all {len(files[1]["runs"])} on the GPU went on at the same time, so that steps
 were slower than on a quiet machine; compare within a device. {machine_and_date(files[0])}; the GPU
 is an {files[1]["machine"]["gpu"]}.
-`python benchmarks/ablation.py --minutes 10 --seeds 0 1 2 --only ... --device ...`"""
+`python benchmarks/ablation.py --minutes 10 --seeds 0 1 2 --only VARIANT ... --device cpu --out
+benchmarks/results/ablation_ten_minutes_cpu`, or `cuda` in both places."""
 
 
 def comparison() -> str:
@@ -96,7 +97,9 @@ def comparison() -> str:
 Screening, one seed: {minutes:g} minutes of training from scratch in fp32, with the same scenes in
 the same order, the same batch size, image size and backbone, evaluated on {results["scenes"]}
 held-out scenes. Faster R-CNN is torchvision's, with anchors and proposals chosen to suit such
-scenes. {machine_and_date(results)}. `python benchmarks/curves.py`"""
+scenes. A DETR needs many times as many steps before its AP rises: so few minutes say only that
+Deformable DETR starts sooner. {machine_and_date(results)}.
+`python benchmarks/curves.py --minutes {minutes:g} --every 1`"""
 
 
 def own_images() -> str:
@@ -124,6 +127,9 @@ images, given to `--start-from`, is nearer to the goal.
         curves = result_file(f"own_images-{subject}.png")
         if curves.exists():
             parts.append(f"![Average precision by minutes](../benchmarks/results/{curves.name})")
+            for number, runs in enumerate(grouped(rows).values(), start=1):
+                if not any(row.get("curve") for row in runs):
+                    parts.append(f"No curve was kept of {number}.")
         if drawing := results["images"].get(subject):
             caption = f"Found, missed and wrong: {drawing['run']}"
             parts.append(f"![{caption}](../benchmarks/results/{drawing['file']})")
@@ -163,11 +169,11 @@ def photographs(rows: list[dict]) -> list[str]:
     header = ["", "minutes", "seeds", "steps", *COLUMNS.values(), "AP, all seeds", "AP train"]
     others = [row["machine"].get("cores_used_by_others") for row in rows]
     busy = max(filter(None, others), default=0)
-    contention = f", other programs used up to {busy:g} of the cores" if busy else ""
+    contention = f" During one of the runs other programs used {busy:g} cores." if busy else ""
     return [
         f"### {first.data}, {first.categories}",
         table(header, cells),
         f"{protocol(map(len, kinds))}. {images['train']} images for training and {images['val']} "
-        f"for validation. {machines}{contention}.",
+        f"for validation. {machines}.{contention}",
         "```text\n" + "\n".join(commands) + "\n```",
     ]

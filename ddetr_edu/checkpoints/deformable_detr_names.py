@@ -1,8 +1,9 @@
 """The names of Deformable DETR's parameters: ours, the official code's and Hugging Face's.
 
-Both others save shared parameters once for each layer. Their heads are numbered by layer, shared or
-not, and the first of two stages has the last number. With box refinement the decoder uses the box
-heads itself, and they are saved under its name as well; in two stages the class heads, too.
+The official code saves shared parameters once for each layer. Both others number the heads by
+layer, shared or not, and the first of two stages has the last number. With box refinement the
+decoder uses the box heads itself, and they are saved under its name as well; in two stages the
+class heads, too.
 """
 
 import re

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,16 @@ def test_the_page_shows_other_peoples_models(results_page, other_results):
     (other_results / "other_models.json").write_text(json.dumps(results))
     page = results_page.results_speed.other_models()
     assert "| RT-DETR | 640 x 640 | 3.00 | 1.50 | **2.00x** | 2e-06 |" in page
+
+
+def test_the_readme_says_what_was_measured_on_blood_cells():
+    runs = json.loads((ROOT / "benchmarks/results/own_images.json").read_text())["runs"]
+    aps: dict[str, list[float]] = {"tiny_two_stage": [], "lite": []}
+    for run in runs:
+        if run["data"].startswith("BCCD") and "official" in run["flags"] and run["minutes"] == 15:
+            aps[run["preset"]].append(100 * run["val"]["AP"])
+    said = " ".join((ROOT / "README.md").read_text().split())
+    scratch, pretrained = (f"{statistics.median(aps[name]):.1f}" for name in aps)
+    assert (
+        f"reached an AP of {scratch}, and `lite` with a pretrained backbone {pretrained}]" in said
+    )
