@@ -42,8 +42,8 @@ def test_detect_prints_what_is_found(run):
 
 
 def test_a_loop_of_ones_own_learns_and_saves(run):
-    losses = [float(line.split()[-1]) for line in run("own_loop.py", "2").splitlines()]
-    assert len(losses) == 2 and losses[-1] < losses[0]
+    losses = [float(line.split()[-1]) for line in run("own_loop.py", "4").splitlines()]
+    assert len(losses) == 4 and losses[-1] < losses[0]
     assert len(dd.load("runs/own_loop.safetensors").categories) == 6
 
 

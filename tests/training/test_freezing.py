@@ -169,7 +169,8 @@ def test_steps_that_would_never_train_it_are_refused_before_training(fine_tuning
     assert not fine_tuning().out.exists()
 
 
-@pytest.mark.parametrize(("last", "ema"), [(1, None), (3, 0.9), (4, None)])
+@pytest.mark.parametrize("last", [1, 3, 4])
+@pytest.mark.parametrize("ema", [None, 0.9])
 def test_resumed_before_at_and_after_that_step_it_ends_the_same(
     fine_tuning, monkeypatch, tmp_path, last, ema
 ):
