@@ -127,9 +127,6 @@ images, given to `--start-from`, is nearer to the goal.
         curves = result_file(f"own_images-{subject}.png")
         if curves.exists():
             parts.append(f"![Average precision by minutes](../benchmarks/results/{curves.name})")
-            for number, runs in enumerate(grouped(rows).values(), start=1):
-                if not any(row.get("curve") for row in runs):
-                    parts.append(f"No curve was kept of {number}.")
         if drawing := results["images"].get(subject):
             caption = f"Found, missed and wrong: {drawing['run']}"
             parts.append(f"![{caption}](../benchmarks/results/{drawing['file']})")
@@ -170,10 +167,12 @@ def photographs(rows: list[dict]) -> list[str]:
     others = [row["machine"].get("cores_used_by_others") for row in rows]
     busy = max(filter(None, others), default=0)
     contention = f" During one of the runs other programs used {busy:g} cores." if busy else ""
+    lost = [k for k, runs in enumerate(kinds, start=1) if not any(r.get("curve") for r in runs)]
+    curves = f" No curve was kept of {', '.join(map(str, lost))}." if lost else ""
     return [
         f"### {first.data}, {first.categories}",
         table(header, cells),
         f"{protocol(map(len, kinds))}. {images['train']} images for training and {images['val']} "
-        f"for validation. {machines}.{contention}",
+        f"for validation. {machines}.{contention}{curves}",
         "```text\n" + "\n".join(commands) + "\n```",
     ]
